@@ -1,1 +1,19 @@
-//! What the engines share.
+//! What two or more engines share.
+//!
+//! - [`config`]: reading configuration so that *every* problem is reported with its path ([`config::Value`]);
+//! - [`headers`], [`request`]: the request as bytes, parsed in place from Envoy's header block;
+//! - [`facts`]: what is known about the connection and the caller, and where it may be read from;
+//! - [`identity`]: the caller's verified token, as the `jwt` filter hands it to the others;
+//! - [`decision`]: what was decided, by which rule, why, and the reply that gives it a face;
+//! - [`text`]: string patterns; [`secret`]: values that are never printed.
+//!
+//! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
+
+pub mod config;
+pub mod decision;
+pub mod facts;
+pub mod headers;
+pub mod identity;
+pub mod request;
+pub mod secret;
+pub mod text;

@@ -1,0 +1,151 @@
+//! The configuration as a tree that keeps everything that was written, duplicate keys included.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A configuration tree. Maps keep their order and their duplicate keys, so that a duplicate can be reported instead
+/// of silently losing one of its values.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Node {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number without a fraction that fits 64 bits.
+    Integer(i64),
+    /// Any other number. `google.protobuf.Struct` makes every number a double.
+    Float(f64),
+    /// A string.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A map, in the order written.
+    Map(Vec<(String, Node)>),
+}
+
+/// Text that is not one JSON value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MalformedJson(String);
+
+impl Node {
+    /// Parses JSON text (RFC 8259).
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one JSON value; the message names line and column.
+    pub fn from_json(text: &[u8]) -> Result<Self, MalformedJson> {
+        serde_json::from_slice(text).map_err(|error| MalformedJson(error.to_string()))
+    }
+
+    /// What this node is, for error messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Map(_) => "an object",
+        }
+    }
+
+    /// The value of a key of a map; the first one where the key is written twice.
+    #[must_use]
+    pub fn field(&self, key: &str) -> Option<&Node> {
+        match self {
+            Self::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// The text of a string.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether some map in the tree has the same key twice.
+    #[must_use]
+    pub fn has_duplicate_keys(&self) -> bool {
+        match self {
+            Self::List(items) => items.iter().any(Self::has_duplicate_keys),
+            Self::Map(entries) => entries.iter().enumerate().any(|(index, (key, node))| {
+                entries.iter().take(index).any(|(earlier, _)| earlier == key) || node.has_duplicate_keys()
+            }),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for MalformedJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not valid JSON: {}", self.0)
+    }
+}
+
+impl std::error::Error for MalformedJson {}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Integer(value))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a number past 63 bits is only ever compared or refused")]
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(i64::try_from(value).map_or(Node::Float(value as f64), Node::Integer))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Node, E> {
+        Ok(Node::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}

@@ -1,0 +1,15 @@
+//! Istio's resources and ours, typed: parsed strictly, validated, scoped to a workload.
+//!
+//! A filter's configuration is `resources` (the documents as they are), `workload` (whom they are for) and `settings`
+//! (what Istio has no word for). [`Config::read`] reads all three; a type of this crate that implements [`Resource`]
+//! says which kind a filter owns. What a document says is understood whole or the configuration is refused whole.
+
+mod config;
+mod kind;
+mod metadata;
+mod scope;
+
+pub use config::{CommonSettings, Config, Loaded, Resource};
+pub use kind::Kind;
+pub use metadata::Metadata;
+pub use scope::{Scope, TargetRef, Workload};
