@@ -1,0 +1,283 @@
+//! Contexts: which callback belongs to which filter configuration and which stream.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use sailcloth_core::config::{Problem, Severity};
+use sailcloth_core::decision::LocalReply;
+
+use crate::abi::{self, Buffer};
+use crate::callout::{self, Token};
+use crate::metrics::{Counter, Gauge, name};
+use crate::{Action, Http, Plugin, clock, log};
+
+/// All contexts of one VM. Two configurations of the same module share a VM, so nothing of a filter is global.
+pub struct Registry<P: Plugin>(RefCell<Contexts<P>>);
+
+struct Contexts<P: Plugin> {
+    roots: Map<Root<P>>,
+    streams: Map<Stream<P>>,
+    memory: MemoryGauge,
+}
+
+struct Root<P> {
+    plugin: Option<P>,
+    in_force: Option<Gauge>,
+}
+
+struct Stream<P: Plugin> {
+    root: u32,
+    state: P::Stream,
+}
+
+type Map<V> = HashMap<u32, V, BuildHasherDefault<ContextHasher>>;
+
+impl<P: Plugin> Registry<P> {
+    /// An empty registry.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "made by the export macro only")]
+    pub fn new() -> Self {
+        Self(RefCell::new(Contexts {
+            roots: Map::default(),
+            streams: Map::default(),
+            memory: MemoryGauge::default(),
+        }))
+    }
+
+    /// `proxy_on_context_create`.
+    pub fn context_create(&self, context: u32, parent: u32) {
+        self.with((), |contexts| {
+            if parent == 0 {
+                contexts.roots.insert(context, Root { plugin: None, in_force: None });
+            } else {
+                contexts.streams.insert(context, Stream { root: parent, state: P::Stream::default() });
+            }
+        });
+    }
+
+    /// `proxy_on_configure`: 1 when the configuration is accepted.
+    pub fn configure(&self, context: u32, size: usize) -> u32 {
+        let text = if size == 0 { Ok(Vec::new()) } else { abi::buffer(Buffer::PluginConfiguration, size) };
+        let outcome = match text {
+            Ok(text) => P::configure(&text).map(|accepted| (accepted, fingerprint(&text))),
+            Err(status) => Err(vec![Problem {
+                severity: Severity::Error,
+                path: String::new(),
+                message: format!("the configuration could not be read from Envoy: {}", status.name()),
+            }]),
+        };
+        match outcome {
+            Err(problems) => {
+                refuse::<P>(&problems);
+                0
+            }
+            Ok(((mut plugin, warnings), hash)) => {
+                report::<P>(&warnings);
+                plugin.start();
+                let in_force = announce(&plugin, hash);
+                let kept = self.with(false, |contexts| {
+                    contexts.roots.insert(context, Root { plugin: Some(plugin), in_force });
+                    true
+                });
+                u32::from(kept)
+            }
+        }
+    }
+
+    /// `proxy_on_request_headers`.
+    pub fn request_headers(&self, context: u32) -> u32 {
+        self.on_stream(context, Action::Stop, |plugin, state, http| plugin.request_headers(state, http))
+    }
+
+    /// `proxy_on_response_headers`.
+    pub fn response_headers(&self, context: u32) -> u32 {
+        self.on_stream(context, Action::Continue, |plugin, state, http| plugin.response_headers(state, http))
+    }
+
+    /// `proxy_on_log`.
+    pub fn log(&self, context: u32) {
+        self.with((), |contexts| {
+            if let Some((plugin, state)) = contexts.find(context) {
+                plugin.log(state, Http::new(P::FILTER));
+            }
+        });
+    }
+
+    /// `proxy_on_http_call_response`. The context is the root's, whichever stream called.
+    pub fn callout(&self, context: u32, token: u32, headers: usize, body: usize) {
+        let answer = callout::answer(headers, body);
+        self.with((), |contexts| {
+            // The stream is gone when its context is, and `set_effective_context` says so for one that Envoy has ended.
+            let stream = callout::owner(token).filter(|stream| abi::set_effective_context(*stream).is_ok());
+            let Contexts { roots, streams, .. } = contexts;
+            let Some(plugin) = roots.get_mut(&context).and_then(|root| root.plugin.as_mut()) else { return };
+            let stream = stream.and_then(|stream| streams.get_mut(&stream));
+            let target = stream.map(|stream| (&mut stream.state, Http::new(P::FILTER)));
+            plugin.callout(target, Token::of(token), answer);
+        });
+    }
+
+    /// `proxy_on_delete`.
+    pub fn delete(&self, context: u32) {
+        self.with((), |contexts| {
+            if contexts.streams.remove(&context).is_some() {
+                contexts.memory.update::<P>();
+            } else if let Some(Root { in_force: Some(gauge), .. }) = contexts.roots.remove(&context) {
+                gauge.add(-1);
+            }
+        });
+    }
+
+    fn on_stream(
+        &self,
+        context: u32,
+        unconfigured: Action,
+        call: impl FnOnce(&mut P, &mut P::Stream, Http) -> Action,
+    ) -> u32 {
+        callout::enter(context);
+        let http = Http::new(P::FILTER);
+        let action = self
+            .with(None, |contexts| contexts.find(context).map(|(plugin, state)| call(plugin, state, http)));
+        let action = action.unwrap_or_else(|| match unconfigured {
+            Action::Stop => http.reply(&not_configured::<P>()),
+            Action::Continue => Action::Continue,
+        });
+        u32::from(action == Action::Stop)
+    }
+
+    /// Callbacks never nest (the host calls back only for memory), so the borrow always succeeds; if it ever did not,
+    /// the callback does nothing instead of panicking.
+    fn with<T>(&self, otherwise: T, call: impl FnOnce(&mut Contexts<P>) -> T) -> T {
+        match self.0.try_borrow_mut() {
+            Ok(mut contexts) => call(&mut contexts),
+            Err(_) => otherwise,
+        }
+    }
+}
+
+impl<P: Plugin> Contexts<P> {
+    fn find(&mut self, context: u32) -> Option<(&mut P, &mut P::Stream)> {
+        let stream = self.streams.get_mut(&context)?;
+        let plugin = self.roots.get_mut(&stream.root)?.plugin.as_mut()?;
+        Some((plugin, &mut stream.state))
+    }
+}
+
+fn not_configured<P: Plugin>() -> LocalReply {
+    LocalReply {
+        status: 503,
+        grpc_status: 14,
+        headers: Vec::new(),
+        body: Cow::Borrowed(""),
+        details: format!("sailcloth_{}_not_configured", P::FILTER.name()),
+    }
+}
+
+fn report<P: Plugin>(problems: &[Problem]) {
+    for problem in problems {
+        let line = format!("sailcloth {}: {problem}", P::FILTER.name());
+        match problem.severity {
+            Severity::Error => log::error(&line),
+            Severity::Warning => log::warn(&line),
+        }
+    }
+}
+
+fn refuse<P: Plugin>(problems: &[Problem]) {
+    report::<P>(problems);
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    log::error(&format!(
+        "sailcloth {}: configuration refused: {errors} problem(s), listed above",
+        P::FILTER.name()
+    ));
+    let labels = [("filter", P::FILTER.name())];
+    if let Ok(counter) = Counter::define(&name("sailcloth_config_refused_total", &labels)) {
+        counter.add(1);
+    }
+    if let (Ok(gauge), Ok(now)) =
+        (Gauge::define(&name("sailcloth_config_refused_time_seconds", &labels)), clock::system_time())
+    {
+        gauge.set(now.as_secs());
+    }
+}
+
+/// Shows what is in force: how many instances run this configuration, and what it holds.
+fn announce<P: Plugin>(plugin: &P, hash: u64) -> Option<Gauge> {
+    let filter = P::FILTER.name();
+    let hash = format!("{hash:016x}");
+    let labels = [("filter", filter), ("version", env!("CARGO_PKG_VERSION")), ("hash", &hash)];
+    for (kind, count) in plugin.resources() {
+        if let Ok(gauge) =
+            Gauge::define(&name("sailcloth_config_resources", &[("filter", filter), ("kind", kind)]))
+        {
+            gauge.set(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+    }
+    let gauge = Gauge::define(&name("sailcloth_config_info", &labels)).ok()?;
+    gauge.add(1);
+    Some(gauge)
+}
+
+/// FNV-1a, to tell two configurations apart; not a security measure.
+fn fingerprint(text: &[u8]) -> u64 {
+    text.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The linear memory of all VMs of this filter, added up; a VM's memory never shrinks.
+#[derive(Default)]
+struct MemoryGauge {
+    gauge: Option<Gauge>,
+    shown: usize,
+    streams: u32,
+}
+
+impl MemoryGauge {
+    const EVERY: u32 = 256;
+    const PAGE: usize = 65536;
+
+    fn update<P: Plugin>(&mut self) {
+        let due = self.streams.is_multiple_of(Self::EVERY);
+        self.streams = self.streams.wrapping_add(1);
+        let pages = memory_pages();
+        if !due || pages == self.shown {
+            return;
+        }
+        let labels = [("filter", P::FILTER.name())];
+        self.gauge = self.gauge.or_else(|| Gauge::define(&name("sailcloth_vm_memory_bytes", &labels)).ok());
+        if let Some(gauge) = self.gauge {
+            let grown = pages.saturating_sub(self.shown).saturating_mul(Self::PAGE);
+            gauge.add(i64::try_from(grown).unwrap_or(i64::MAX));
+            self.shown = pages;
+        }
+    }
+}
+
+fn memory_pages() -> usize {
+    #[cfg(target_family = "wasm")]
+    return core::arch::wasm32::memory_size(0);
+    #[cfg(not(target_family = "wasm"))]
+    return 0;
+}
+
+/// Context ids are small and consecutive: one multiplication spreads them.
+#[derive(Default)]
+struct ContextHasher(u64);
+
+impl Hasher for ContextHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}

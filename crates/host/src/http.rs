@@ -1,0 +1,150 @@
+//! One HTTP stream, during a callback.
+
+use std::borrow::Cow;
+
+use sailcloth_core::decision::{Filter, LocalReply};
+use sailcloth_core::facts::{Fact, Properties};
+use sailcloth_core::headers::{self, HeaderBlock};
+
+use crate::abi::{self, Map};
+use crate::{Status, log};
+
+/// What Envoy does after a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The stream goes on to the next filter.
+    Continue,
+    /// The stream stops here: a reply was sent, or a callout will continue it.
+    Stop,
+}
+
+/// The stream of the callback that is running.
+#[derive(Debug, Clone, Copy)]
+pub struct Http {
+    filter: Filter,
+}
+
+impl Http {
+    pub(crate) fn new(filter: Filter) -> Self {
+        Self { filter }
+    }
+
+    /// All request headers, by one hostcall. Readable in `request_headers`, in a callout's answer while the request is
+    /// stopped, and in `log`.
+    ///
+    /// # Errors
+    /// [`Status::BadArgument`] in other phases; [`Status::SerializationFailure`] when the block is not well formed.
+    pub fn request_headers(&self) -> Result<HeaderBlock, Status> {
+        block(Map::Request)
+    }
+
+    /// All response headers, by one hostcall.
+    ///
+    /// # Errors
+    /// As [`Self::request_headers`].
+    pub fn response_headers(&self) -> Result<HeaderBlock, Status> {
+        block(Map::Response)
+    }
+
+    /// Sets a request header to one value, replacing all it had. Envoy chooses the route anew after it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), Status> {
+        abi::replace_header(Map::Request, name, value)
+    }
+
+    /// Appends a request header. Envoy chooses the route anew after it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), Status> {
+        abi::add_header(Map::Request, name, value)
+    }
+
+    /// Removes all values of a request header. Envoy chooses the route anew after it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn remove_request_header(&self, name: &str) -> Result<(), Status> {
+        abi::remove_header(Map::Request, name)
+    }
+
+    /// Sets a response header to one value.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn set_response_header(&self, name: &str, value: &[u8]) -> Result<(), Status> {
+        abi::replace_header(Map::Response, name, value)
+    }
+
+    /// Writes filter state `wasm.<name>` of this stream: unforgeable from outside, readable by later filters of any VM
+    /// as property `[name]`, by access logs and by native filters. `name` is one segment.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn set_state(&self, name: &str, value: &[u8]) -> Result<(), Status> {
+        abi::set_property(name, value)
+    }
+
+    /// Answers the request here, with response code details.
+    pub fn reply(&self, reply: &LocalReply) -> Action {
+        let pairs: Vec<(&str, &[u8])> =
+            reply.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let headers = headers::encode(&pairs);
+        let grpc_status = i32::from(reply.grpc_status);
+        let sent = abi::send_local_response(
+            reply.status,
+            &reply.details,
+            reply.body.as_bytes(),
+            &headers,
+            grpc_status,
+        );
+        if let Err(status) = sent {
+            // Stopping without an answer hangs this request and lets none through.
+            log::error(&format!(
+                "{}: could not send {}: {}",
+                self.filter.name(),
+                reply.details,
+                status.name()
+            ));
+        }
+        Action::Stop
+    }
+
+    /// Answers 500 because the host refused something that the decision needs: closed, with the reason.
+    pub fn fail_closed(&self, what: &str, status: Status) -> Action {
+        log::error(&format!("{}: {what}: {}; the request is refused", self.filter.name(), status.name()));
+        self.reply(&LocalReply {
+            status: 500,
+            grpc_status: 13,
+            headers: Vec::new(),
+            body: Cow::Borrowed(""),
+            details: format!("sailcloth_{}_host_error[{}]", self.filter.name(), status.name()),
+        })
+    }
+
+    /// Lets a stopped request go on, from a callout's answer. Edit headers before: afterwards they are out of reach.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn continue_request(&self) -> Result<(), Status> {
+        abi::continue_request()
+    }
+}
+
+impl Properties for Http {
+    fn property(&self, path: &[&str]) -> Fact<Vec<u8>> {
+        match abi::property(path.join("\0").as_bytes()) {
+            Ok(value) => Fact::Known(value),
+            Err(Status::NotFound) => Fact::Absent,
+            // What Envoy answers for an attribute that is there without a value.
+            Err(Status::SerializationFailure) => Fact::Absent,
+            Err(status) => Fact::Unavailable(status.name()),
+        }
+    }
+}
+
+fn block(map: Map) -> Result<HeaderBlock, Status> {
+    HeaderBlock::parse(abi::header_pairs(map)?).map_err(|_| Status::SerializationFailure)
+}

@@ -1,0 +1,119 @@
+//! Counters, gauges and histograms in Envoy's own stats.
+//!
+//! Labels are part of the flat name, `name;.;label=.=value`, and become Prometheus labels by the `stats_tags` snippet
+//! that every shipped configuration carries. A metric is never freed by Envoy, so label values must be bounded, and a
+//! metric is defined once per VM, at its first use.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use crate::{Status, abi};
+
+const COUNTER: u32 = 0;
+const GAUGE: u32 = 1;
+const HISTOGRAM: u32 = 2;
+
+/// A metric that only grows.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter(u32);
+
+/// A metric that goes up and down. Changes are added up over all workers; an absolute value would be the last
+/// writer's.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauge(u32);
+
+/// A distribution.
+#[derive(Debug, Clone, Copy)]
+pub struct Histogram(u32);
+
+impl Counter {
+    /// Defines it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn define(name: &str) -> Result<Self, Status> {
+        abi::define_metric(COUNTER, name).map(Self)
+    }
+
+    /// Adds `count`; adding 0 does nothing.
+    pub fn add(self, count: u32) {
+        if count > 0 {
+            // A metric that cannot be counted must not change the decision it counts.
+            let _ = abi::increment_metric(self.0, i64::from(count));
+        }
+    }
+}
+
+impl Gauge {
+    /// Defines it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn define(name: &str) -> Result<Self, Status> {
+        abi::define_metric(GAUGE, name).map(Self)
+    }
+
+    /// Changes it.
+    pub fn add(self, change: i64) {
+        let _ = abi::increment_metric(self.0, change);
+    }
+
+    /// Sets it for the whole process.
+    pub fn set(self, value: u64) {
+        let _ = abi::record_metric(self.0, value);
+    }
+}
+
+impl Histogram {
+    /// Defines it.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn define(name: &str) -> Result<Self, Status> {
+        abi::define_metric(HISTOGRAM, name).map(Self)
+    }
+
+    /// Records a value.
+    pub fn record(self, value: u64) {
+        let _ = abi::record_metric(self.0, value);
+    }
+}
+
+/// A flat metric name with its labels, in the order given: another order would be another series.
+#[must_use]
+pub fn name(metric: &str, labels: &[(&str, &str)]) -> String {
+    let mut flat = metric.to_owned();
+    for (label, value) in labels {
+        flat.push_str(";.;");
+        flat.push_str(label);
+        flat.push_str("=.=");
+        flat.extend(value.chars().map(clean));
+    }
+    flat
+}
+
+/// What would end a label value early (`;`), break the extraction (control bytes) or the exposition format.
+fn clean(letter: char) -> char {
+    if letter == ';' || letter == '"' || letter == '\\' || letter.is_control() { '_' } else { letter }
+}
+
+/// Counters by a bounded key, each defined at its first use.
+#[derive(Debug)]
+pub struct Counters<K>(HashMap<K, Option<Counter>>);
+
+impl<K> Default for Counters<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Counters<K> {
+    /// Counts one; `name` is asked for the flat name when the counter is new.
+    pub fn count(&mut self, key: K, name: impl FnOnce() -> String) {
+        // A name that the host refused once is not tried on every request.
+        let counter = *self.0.entry(key).or_insert_with(|| Counter::define(&name()).ok());
+        if let Some(counter) = counter {
+            counter.add(1);
+        }
+    }
+}
