@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use sailcloth_core::config::{Problem, Severity};
+use sailcloth_core::config::{Node, Problem, Severity};
 use sailcloth_core::decision::LocalReply;
 
 use crate::abi::{self, Buffer};
@@ -25,6 +25,7 @@ struct Contexts<P: Plugin> {
 struct Root<P> {
     plugin: Option<P>,
     in_force: Option<Gauge>,
+    serving: bool,
 }
 
 struct Stream<P: Plugin> {
@@ -50,8 +51,11 @@ impl<P: Plugin> Registry<P> {
     pub fn context_create(&self, context: u32, parent: u32) {
         self.with((), |contexts| {
             if parent == 0 {
-                contexts.roots.insert(context, Root { plugin: None, in_force: None });
+                contexts.roots.insert(context, Root { plugin: None, in_force: None, serving: false });
             } else {
+                if let Some(root) = contexts.roots.get_mut(&parent) {
+                    root.serve();
+                }
                 contexts.streams.insert(context, Stream { root: parent, state: P::Stream::default() });
             }
         });
@@ -78,7 +82,7 @@ impl<P: Plugin> Registry<P> {
                 plugin.start();
                 let in_force = announce(&plugin, hash);
                 let kept = self.with(false, |contexts| {
-                    contexts.roots.insert(context, Root { plugin: Some(plugin), in_force });
+                    contexts.roots.insert(context, Root { plugin: Some(plugin), in_force, serving: false });
                     true
                 });
                 u32::from(kept)
@@ -124,7 +128,9 @@ impl<P: Plugin> Registry<P> {
         self.with((), |contexts| {
             if contexts.streams.remove(&context).is_some() {
                 contexts.memory.update::<P>();
-            } else if let Some(Root { in_force: Some(gauge), .. }) = contexts.roots.remove(&context) {
+            } else if let Some(Root { in_force: Some(gauge), serving: true, .. }) =
+                contexts.roots.remove(&context)
+            {
                 gauge.add(-1);
             }
         });
@@ -153,6 +159,17 @@ impl<P: Plugin> Registry<P> {
         match self.0.try_borrow_mut() {
             Ok(mut contexts) => call(&mut contexts),
             Err(_) => otherwise,
+        }
+    }
+}
+
+impl<P> Root<P> {
+    /// Counts this instance as one that serves its configuration, from its first stream on: Envoy also configures an
+    /// instance on the main thread and a canary that it never tells to go.
+    fn serve(&mut self) {
+        if let (false, Some(gauge)) = (self.serving, self.in_force) {
+            self.serving = true;
+            gauge.add(1);
         }
     }
 }
@@ -203,7 +220,7 @@ fn refuse<P: Plugin>(problems: &[Problem]) {
     }
 }
 
-/// Shows what is in force: how many instances run this configuration, and what it holds.
+/// Shows what is in force: what the configuration holds, and (counted up by [`Root::serve`]) how many workers serve it.
 fn announce<P: Plugin>(plugin: &P, hash: u64) -> Option<Gauge> {
     let filter = P::FILTER.name();
     let hash = format!("{hash:016x}");
@@ -215,15 +232,12 @@ fn announce<P: Plugin>(plugin: &P, hash: u64) -> Option<Gauge> {
             gauge.set(u64::try_from(count).unwrap_or(u64::MAX));
         }
     }
-    let gauge = Gauge::define(&name("sailcloth_config_info", &labels)).ok()?;
-    gauge.add(1);
-    Some(gauge)
+    Gauge::define(&name("sailcloth_config_info", &labels)).ok()
 }
 
-/// FNV-1a, to tell two configurations apart; not a security measure.
+/// A number that tells this configuration from others, for the metric that shows which one is in force.
 fn fingerprint(text: &[u8]) -> u64 {
-    text.iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    Node::from_plugin_configuration(text).map_or(0, |node| node.fingerprint())
 }
 
 /// The linear memory of all VMs of this filter, added up; a VM's memory never shrinks.

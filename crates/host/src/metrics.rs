@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use sailcloth_core::decision::{Decision, Mode};
+
 use crate::{Status, abi};
 
 const COUNTER: u32 = 0;
@@ -115,5 +117,41 @@ impl<K: Eq + Hash> Counters<K> {
         if let Some(counter) = counter {
             counter.add(1);
         }
+    }
+}
+
+/// Counters of a filter's decisions, one per rule, verdict and reason:
+/// `sailcloth_<filter>_decisions_total{policy, rule, outcome, reason}`.
+#[derive(Debug, Default)]
+pub struct DecisionCounters(Counters<(Option<usize>, &'static str, &'static str)>);
+
+impl DecisionCounters {
+    /// Counts a decision, also one in shadow mode.
+    pub fn count(&mut self, decision: &Decision<'_>) {
+        let outcome = outcome(decision);
+        self.0.count((decision.by.map(|by| by.id), outcome, decision.reason.code), || {
+            let metric = format!("sailcloth_{}_decisions_total", decision.filter.name());
+            let rule = decision.by.map_or_else(|| "none".to_owned(), |by| by.rule.to_string());
+            let policy = decision.by.map_or("none", |by| by.policy);
+            name(
+                &metric,
+                &[
+                    ("policy", policy),
+                    ("rule", &rule),
+                    ("outcome", outcome),
+                    ("reason", decision.reason.code),
+                ],
+            )
+        });
+    }
+}
+
+fn outcome(decision: &Decision<'_>) -> &'static str {
+    match (decision.mode, decision.verdict.name()) {
+        (Mode::Enforce, verdict) => verdict,
+        (Mode::Shadow, "deny") => "shadow_deny",
+        (Mode::Shadow, "limit") => "shadow_limit",
+        (Mode::Shadow, "route") => "shadow_route",
+        (Mode::Shadow, _) => "shadow_allow",
     }
 }

@@ -66,7 +66,7 @@ pub struct Config<R, S> {
 }
 
 impl<R: Resource, S> Config<R, S> {
-    /// Reads a filter's configuration from the JSON text that Envoy hands over, then compiles it: `settings` reads the
+    /// Reads a filter's configuration from the bytes that Envoy hands over, then compiles it: `settings` reads the
     /// filter's own settings (also when none are written), `compile` makes the engine. Every problem of every document
     /// is reported.
     ///
@@ -137,7 +137,7 @@ fn parse(text: &[u8]) -> Result<Node, Problem> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(refuse("the configuration is empty; it needs at least `resources`".into()));
     }
-    Node::from_json(text).map_err(|error| refuse(error.to_string()))
+    Node::from_plugin_configuration(text).map_err(|error| refuse(error.to_string()))
 }
 
 fn read_document<R: Resource>(value: &Value<'_>) -> Option<Loaded<R>> {

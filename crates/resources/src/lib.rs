@@ -4,6 +4,7 @@
 //! (what Istio has no word for). [`Config::read`] reads all three; a type of this crate that implements [`Resource`]
 //! says which kind a filter owns. What a document says is understood whole or the configuration is refused whole.
 
+pub mod authorization_policy;
 mod config;
 mod kind;
 mod metadata;

@@ -22,9 +22,10 @@ mod duration;
 mod node;
 mod path;
 mod problem;
+mod protobuf_struct;
 mod value;
 
-pub use node::{MalformedJson, Node};
+pub use node::{MalformedText, Node};
 pub use path::Path;
 pub use problem::{Problem, Problems, Severity};
 pub use value::{Fields, Value, did_you_mean};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::protobuf_struct;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A configuration tree. Maps keep their order and their duplicate keys, so that a duplicate can be reported instead
@@ -24,17 +25,26 @@ pub enum Node {
     Map(Vec<(String, Node)>),
 }
 
-/// Text that is not one JSON value.
+/// Text that is not one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MalformedJson(String);
+pub struct MalformedText(String);
 
 impl Node {
     /// Parses JSON text (RFC 8259).
     ///
     /// # Errors
     /// When the bytes are not exactly one JSON value; the message names line and column.
-    pub fn from_json(text: &[u8]) -> Result<Self, MalformedJson> {
-        serde_json::from_slice(text).map_err(|error| MalformedJson(error.to_string()))
+    pub fn from_json(text: &[u8]) -> Result<Self, MalformedText> {
+        serde_json::from_slice(text).map_err(|error| MalformedText(error.to_string()))
+    }
+
+    /// Reads a plugin configuration as Envoy hands it over: JSON text (Istio, `StringValue`), or an encoded
+    /// `google.protobuf.Struct`. No Struct with known keys is also JSON: its first key would have to contain a quote.
+    ///
+    /// # Errors
+    /// When the bytes are neither; the message is about the JSON.
+    pub fn from_plugin_configuration(bytes: &[u8]) -> Result<Self, MalformedText> {
+        Self::from_json(bytes).or_else(|error| protobuf_struct::decode(bytes).ok_or(error))
     }
 
     /// What this node is, for error messages.
@@ -47,6 +57,46 @@ impl Node {
             Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Map(_) => "an object",
+        }
+    }
+
+    /// A number that tells two configurations apart, whatever the order of keys (a `Struct` has none). FNV-1a; not a
+    /// security measure.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut canonical = String::new();
+        self.write_canonical(&mut canonical);
+        canonical
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+
+    fn write_canonical(&self, out: &mut String) {
+        match self {
+            Self::Null => out.push('~'),
+            Self::Bool(flag) => out.push(if *flag { 'T' } else { 'F' }),
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a Struct has only doubles; both forms must agree"
+            )]
+            Self::Integer(number) => out.push_str(&(*number as f64).to_string()),
+            Self::Float(number) => out.push_str(&number.to_string()),
+            Self::Text(text) => write_text(text, out),
+            Self::List(items) => {
+                out.push('[');
+                items.iter().for_each(|item| item.write_canonical(out));
+                out.push(']');
+            }
+            Self::Map(entries) => {
+                let mut sorted: Vec<_> = entries.iter().collect();
+                sorted.sort_by(|one, other| one.0.cmp(&other.0));
+                out.push('{');
+                for (key, node) in sorted {
+                    write_text(key, out);
+                    node.write_canonical(out);
+                }
+                out.push('}');
+            }
         }
     }
 
@@ -81,13 +131,20 @@ impl Node {
     }
 }
 
-impl fmt::Display for MalformedJson {
+/// The length first, so that no two texts run into each other.
+fn write_text(text: &str, out: &mut String) {
+    out.push_str(&text.len().to_string());
+    out.push(':');
+    out.push_str(text);
+}
+
+impl fmt::Display for MalformedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not valid JSON: {}", self.0)
     }
 }
 
-impl std::error::Error for MalformedJson {}
+impl std::error::Error for MalformedText {}
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -147,5 +204,21 @@ impl<'de> Visitor<'de> for NodeVisitor {
             entries.push(entry);
         }
         Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Node;
+
+    #[test]
+    fn the_fingerprint_ignores_the_order_of_keys_and_nothing_else() {
+        let of = |json: &str| Node::from_json(json.as_bytes()).unwrap().fingerprint();
+        assert_eq!(of(r#"{"a":1,"b":[true,null]}"#), of(r#"{"b":[true,null],"a":1.0}"#));
+        for other in
+            [r#"{"a":1,"b":[null,true]}"#, r#"{"a":2,"b":[true,null]}"#, r#"{"a":"1","b":[true,null]}"#]
+        {
+            assert_ne!(of(r#"{"a":1,"b":[true,null]}"#), of(other), "{other}");
+        }
     }
 }

@@ -41,7 +41,7 @@ impl fmt::Display for Path {
         step.parent.fmt(f)?;
         match &step.segment {
             Segment::Index(index) => write!(f, "[{index}]"),
-            Segment::Key(key) if !is_plain(key) => write!(f, "[{key:?}]"),
+            Segment::Key(key) if !is_plain(key) => write!(f, "[\"{key}\"]"),
             Segment::Key(key) if step.parent.0.is_none() => f.write_str(key),
             Segment::Key(key) => write!(f, ".{key}"),
         }

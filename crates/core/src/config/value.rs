@@ -305,7 +305,7 @@ fn camel_case(key: &str) -> String {
         if letter == '_' {
             upper = !out.is_empty();
         } else if upper {
-            out.extend(letter.to_uppercase());
+            out.push(letter.to_ascii_uppercase());
             upper = false;
         } else {
             out.push(letter);
@@ -317,7 +317,8 @@ fn camel_case(key: &str) -> String {
 /// `; did you mean `methods`?` when one of the known names is close to what was written, else nothing.
 #[must_use]
 pub fn did_you_mean(written: &str, known: &[&str]) -> String {
-    let distance = |name: &&str| strsim::osa_distance(&written.to_lowercase(), &name.to_lowercase());
+    let distance =
+        |name: &&str| strsim::osa_distance(&written.to_ascii_lowercase(), &name.to_ascii_lowercase());
     let nearest = known.iter().copied().map(|name| (distance(&name), name)).min();
     match nearest {
         Some((distance, name)) if distance <= (name.len() / 3).max(1) => format!("; did you mean `{name}`?"),

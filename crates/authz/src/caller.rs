@@ -1,0 +1,77 @@
+//! What the rules ask about the connection and the caller, each fetched at most once per request.
+
+use std::cell::OnceCell;
+use std::net::IpAddr;
+
+use sailcloth_core::facts::Fact;
+use sailcloth_core::identity::Token;
+use sailcloth_core::request::Request;
+
+/// Something a rule depends on that may be impossible to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    PeerIdentity,
+    PeerAddress,
+    RemoteAddress,
+    DestinationPort,
+    RequestIdentity,
+}
+
+/// Whether something holds, or why that cannot be known.
+pub(crate) type Truth = Result<bool, Unknown>;
+
+/// One request with the facts that were asked for so far.
+pub(crate) struct Caller<'r> {
+    pub(crate) request: Request<'r>,
+    peer_identity: OnceCell<Fact<Vec<u8>>>,
+    peer_address: OnceCell<Fact<IpAddr>>,
+    remote_address: OnceCell<Fact<IpAddr>>,
+    destination_port: OnceCell<Fact<u16>>,
+    token: OnceCell<Fact<Token>>,
+}
+
+impl<'r> Caller<'r> {
+    pub(crate) fn new(request: Request<'r>) -> Self {
+        Self {
+            request,
+            peer_identity: OnceCell::new(),
+            peer_address: OnceCell::new(),
+            remote_address: OnceCell::new(),
+            destination_port: OnceCell::new(),
+            token: OnceCell::new(),
+        }
+    }
+
+    /// The peer's identity without `spiffe://`, if it has one.
+    pub(crate) fn peer_identity(&self) -> Result<Option<&[u8]>, Unknown> {
+        let fact = self.peer_identity.get_or_init(|| self.request.facts.peer_identity());
+        known(fact, Unknown::PeerIdentity).map(|identity| identity.map(Vec::as_slice))
+    }
+
+    pub(crate) fn peer_address(&self) -> Result<Option<&IpAddr>, Unknown> {
+        known(self.peer_address.get_or_init(|| self.request.facts.peer_address()), Unknown::PeerAddress)
+    }
+
+    pub(crate) fn remote_address(&self) -> Result<Option<&IpAddr>, Unknown> {
+        known(self.remote_address.get_or_init(|| self.request.facts.remote_address()), Unknown::RemoteAddress)
+    }
+
+    pub(crate) fn destination_port(&self) -> Result<Option<&u16>, Unknown> {
+        known(
+            self.destination_port.get_or_init(|| self.request.facts.destination_port()),
+            Unknown::DestinationPort,
+        )
+    }
+
+    pub(crate) fn token(&self) -> Result<Option<&Token>, Unknown> {
+        known(self.token.get_or_init(|| self.request.facts.token()), Unknown::RequestIdentity)
+    }
+}
+
+fn known<T>(fact: &Fact<T>, unknown: Unknown) -> Result<Option<&T>, Unknown> {
+    match fact {
+        Fact::Known(value) => Ok(Some(value)),
+        Fact::Absent => Ok(None),
+        Fact::Unavailable(_) => Err(unknown),
+    }
+}

@@ -1,0 +1,318 @@
+//! Rules ready to be tried: patterns parsed, trust domains expanded, nothing left that can be invalid.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sailcloth_core::identity::Token;
+use sailcloth_core::text::Pattern;
+use sailcloth_resources::authorization_policy::{Condition, Operation, Rule, ServiceAccount, Source};
+
+use crate::caller::{Caller, Truth};
+
+/// In a policy `cluster.local` means the workload's own trust domain, whatever its name (`istio-api.md` 2.11).
+const LOCAL_TRUST_DOMAIN: &str = "cluster.local";
+
+/// A rule: `from` and `to` must both hold.
+pub(crate) struct RuleMatcher {
+    from: Option<Vec<SourceMatcher>>,
+    to: Option<Vec<OperationMatcher>>,
+}
+
+struct SourceMatcher {
+    principals: Condition<Pattern>,
+    request_principals: Condition<RequestPrincipal>,
+    namespaces: Condition<String>,
+    service_accounts: Condition<ServiceAccount>,
+    ip_blocks: Condition<IpNet>,
+    remote_ip_blocks: Condition<IpNet>,
+}
+
+struct OperationMatcher {
+    hosts: Condition<Pattern>,
+    ports: Condition<u16>,
+    methods: Condition<Pattern>,
+    paths: Condition<Pattern>,
+}
+
+/// A `requestPrincipals` value (`istio-api.md` 2.6): issuer and subject, split at the last slash.
+struct RequestPrincipal {
+    issuer: Pattern,
+    subject: Pattern,
+}
+
+impl RuleMatcher {
+    pub(crate) fn new(rule: &Rule, trust_domains: &[String]) -> Self {
+        let sources = |list: &Vec<Source>| {
+            list.iter().map(|source| SourceMatcher::new(source, trust_domains)).collect()
+        };
+        let operations = |list: &Vec<Operation>| list.iter().map(OperationMatcher::new).collect();
+        Self { from: rule.from.as_ref().map(sources), to: rule.to.as_ref().map(operations) }
+    }
+
+    pub(crate) fn matches(&self, caller: &Caller<'_>) -> Truth {
+        // `to` first: it costs no hostcall but for ports.
+        let to = || {
+            self.to
+                .as_ref()
+                .map_or(Ok(true), |list| any(list.iter().map(|operation| operation.matches(caller))))
+        };
+        let from = || {
+            self.from.as_ref().map_or(Ok(true), |list| any(list.iter().map(|source| source.matches(caller))))
+        };
+        all([&to as &dyn Fn() -> Truth, &from])
+    }
+}
+
+impl SourceMatcher {
+    fn new(source: &Source, trust_domains: &[String]) -> Self {
+        let principal =
+            |text: &String| expand(text, trust_domains).iter().map(|text| Pattern::parse(text)).collect();
+        let request_principal = |text: &String| vec![RequestPrincipal::parse(text)];
+        Self {
+            principals: convert(&source.principals, principal),
+            request_principals: convert(&source.request_principals, request_principal),
+            namespaces: source.namespaces.clone(),
+            service_accounts: source.service_accounts.clone(),
+            ip_blocks: source.ip_blocks.clone(),
+            remote_ip_blocks: source.remote_ip_blocks.clone(),
+        }
+    }
+
+    fn matches(&self, caller: &Caller<'_>) -> Truth {
+        let identity = || caller.peer_identity();
+        let contains = |block: &IpNet, address: &IpAddr| block.contains(address);
+        all([
+            &|| holds(&self.principals, identity, |pattern, id| pattern.matches(id)) as Truth,
+            &|| {
+                holds(&self.namespaces, identity, |glob, id| {
+                    of_namespace(id).is_some_and(|ns| glob_matches(glob, ns))
+                })
+            },
+            &|| holds(&self.service_accounts, identity, |account, id| is_account(id, account)),
+            &|| holds(&self.ip_blocks, || caller.peer_address(), contains),
+            &|| holds(&self.remote_ip_blocks, || caller.remote_address(), contains),
+            &|| holds(&self.request_principals, || caller.token(), RequestPrincipal::matches) as Truth,
+        ] as [&dyn Fn() -> Truth; 6])
+    }
+}
+
+impl OperationMatcher {
+    fn new(operation: &Operation) -> Self {
+        let pattern = |text: &String| vec![Pattern::parse(text)];
+        let host = |text: &String| vec![Pattern::parse(&text.to_ascii_lowercase())];
+        Self {
+            hosts: convert(&operation.hosts, host),
+            ports: operation.ports.clone(),
+            methods: convert(&operation.methods, pattern),
+            paths: convert(&operation.paths, pattern),
+        }
+    }
+
+    fn matches(&self, caller: &Caller<'_>) -> Truth {
+        let request = caller.request;
+        let matches = |pattern: &Pattern, text: &[u8]| pattern.matches(text);
+        all([
+            &|| holds(&self.methods, || Ok(Some(request.method())), matches),
+            &|| holds(&self.paths, || Ok(Some(request.path())), matches),
+            &|| {
+                let host = request.authority().to_ascii_lowercase();
+                holds(&self.hosts, || Ok(Some(host.as_slice())), matches)
+            },
+            &|| holds(&self.ports, || caller.destination_port(), |port, actual| port == actual),
+        ] as [&dyn Fn() -> Truth; 4])
+    }
+}
+
+impl RequestPrincipal {
+    /// The order of tests is Istio's: `*`, a leading `*`, a trailing `*`, then exact.
+    fn parse(text: &str) -> Self {
+        let exact = |text: &str| Pattern::Exact(text.to_owned());
+        if text == "*" {
+            return Self { issuer: Pattern::Present, subject: Pattern::Present };
+        }
+        if let Some(tail) = text.strip_prefix('*') {
+            return match tail.rsplit_once('/') {
+                Some(("", subject)) => Self { issuer: Pattern::Present, subject: exact(subject) },
+                Some((issuer, subject)) => {
+                    Self { issuer: Pattern::Suffix(issuer.to_owned()), subject: exact(subject) }
+                }
+                None => Self { issuer: Pattern::Present, subject: Pattern::Suffix(tail.to_owned()) },
+            };
+        }
+        if let Some(head) = text.strip_suffix('*') {
+            return match head.rsplit_once('/') {
+                Some((issuer, "")) => Self { issuer: exact(issuer), subject: Pattern::Present },
+                Some((issuer, subject)) => {
+                    Self { issuer: exact(issuer), subject: Pattern::Prefix(subject.to_owned()) }
+                }
+                None => Self { issuer: Pattern::Prefix(head.to_owned()), subject: Pattern::Present },
+            };
+        }
+        let (issuer, subject) = text.rsplit_once('/').unwrap_or((text, ""));
+        Self { issuer: exact(issuer), subject: exact(subject) }
+    }
+
+    fn matches(&self, token: &Token) -> bool {
+        let claim = |name: &str| token.text(&[name]).unwrap_or_default();
+        self.issuer.matches(claim("iss")) && self.subject.matches(claim("sub"))
+    }
+}
+
+/// Whether a condition holds. A value that is not there matches nothing, so it satisfies every `not…` list.
+fn holds<'c, T, V: ?Sized + 'c>(
+    condition: &Condition<T>,
+    value: impl FnOnce() -> Result<Option<&'c V>, crate::caller::Unknown>,
+    matches: impl Fn(&T, &V) -> bool,
+) -> Truth {
+    if condition.is_empty() {
+        return Ok(true);
+    }
+    let Some(value) = value()? else { return Ok(condition.values.is_empty()) };
+    let one_of = |list: &[T]| list.iter().any(|item| matches(item, value));
+    Ok((condition.values.is_empty() || one_of(&condition.values)) && !one_of(&condition.not_values))
+}
+
+/// All must hold. One that does not decides, even beside one that cannot be known.
+fn all<const N: usize>(conditions: [&dyn Fn() -> Truth; N]) -> Truth {
+    let mut unknown = None;
+    for condition in conditions {
+        match condition() {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(why) => unknown = unknown.or(Some(why)),
+        }
+    }
+    unknown.map_or(Ok(true), Err)
+}
+
+/// One must hold. One that does decides, even beside one that cannot be known.
+fn any(alternatives: impl Iterator<Item = Truth>) -> Truth {
+    let mut unknown = None;
+    for alternative in alternatives {
+        match alternative {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(why) => unknown = unknown.or(Some(why)),
+        }
+    }
+    unknown.map_or(Ok(false), Err)
+}
+
+fn convert<T, U>(condition: &Condition<T>, each: impl Fn(&T) -> Vec<U>) -> Condition<U> {
+    Condition {
+        values: condition.values.iter().flat_map(&each).collect(),
+        not_values: condition.not_values.iter().flat_map(&each).collect(),
+    }
+}
+
+/// A principal with the local trust domain or an alias of it, for each of them; any other as written.
+fn expand(principal: &str, trust_domains: &[String]) -> Vec<String> {
+    match principal.split_once('/') {
+        Some((domain, rest))
+            if domain == LOCAL_TRUST_DOMAIN || trust_domains.iter().any(|local| local == domain) =>
+        {
+            trust_domains.iter().map(|local| format!("{local}/{rest}")).collect()
+        }
+        _ => vec![principal.to_owned()],
+    }
+}
+
+/// `<trust domain>/ns/<namespace>/sa/<name>`.
+fn parts(identity: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut segments = identity.split(|byte| *byte == b'/');
+    let _trust_domain = segments.next()?;
+    let parts = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
+    match parts {
+        (b"ns", namespace, b"sa", name) if segments.next().is_none() => Some((namespace, name)),
+        _ => None,
+    }
+}
+
+fn of_namespace(identity: &[u8]) -> Option<&[u8]> {
+    parts(identity).map(|(namespace, _)| namespace)
+}
+
+fn is_account(identity: &[u8], account: &ServiceAccount) -> bool {
+    parts(identity) == Some((account.namespace.as_bytes(), account.name.as_bytes()))
+}
+
+/// `*` stands for any run of characters, anywhere. Linear: the last star is the only one ever gone back to.
+fn glob_matches(glob: &str, text: &[u8]) -> bool {
+    let mut pieces = glob.split('*').map(str::as_bytes);
+    let Some(first) = pieces.next() else { return text.is_empty() };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&[u8]> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(after) = find(rest, piece) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+/// What follows the first occurrence of `piece`.
+fn find<'t>(text: &'t [u8], piece: &[u8]) -> Option<&'t [u8]> {
+    (0..=text.len()).find_map(|start| text.get(start..)?.strip_prefix(piece))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn namespaces_are_globs() {
+        for (glob, text, expected) in [
+            ("prod", "prod", true),
+            ("prod", "prod2", false),
+            ("prod*", "prod2", true),
+            ("*-eu", "prod-eu", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("*", "anything", true),
+            ("a*a", "a", false),
+            ("**", "", true),
+        ] {
+            assert_eq!(glob_matches(glob, text.as_bytes()), expected, "{glob} on {text}");
+        }
+    }
+
+    #[test]
+    fn request_principals_split_at_the_last_slash() {
+        let token = Token::of_principal(b"https://a.example", b"user-1");
+        for (text, expected) in [
+            ("*", true),
+            ("https://a.example/user-1", true),
+            ("https://a.example/*", true),
+            ("https://a.example/user*", true),
+            ("*/user-1", true),
+            ("*a.example/user-1", true),
+            ("*er-1", true),
+            ("https*", true),
+            ("https://a.example", false),
+            ("https://b.example/user-1", false),
+            ("https://a.example/user-2", false),
+        ] {
+            assert_eq!(RequestPrincipal::parse(text).matches(&token), expected, "{text}");
+        }
+        assert!(!RequestPrincipal::parse("*").matches(&Token::of_principal(b"https://a.example", b"")));
+    }
+
+    #[test]
+    fn the_local_trust_domain_has_aliases() {
+        let domains = ["td1".to_owned(), "td2".to_owned()];
+        assert_eq!(expand("cluster.local/ns/a/sa/b", &domains), ["td1/ns/a/sa/b", "td2/ns/a/sa/b"]);
+        assert_eq!(expand("td2/ns/a/sa/b", &domains), ["td1/ns/a/sa/b", "td2/ns/a/sa/b"]);
+        assert_eq!(expand("other/ns/a/sa/b", &domains), ["other/ns/a/sa/b"]);
+        assert_eq!(expand("*/ns/a/sa/b", &domains), ["*/ns/a/sa/b"]);
+    }
+
+    #[test]
+    fn identities_have_exactly_their_parts() {
+        assert_eq!(parts(b"td/ns/a/sa/b"), Some((b"a".as_slice(), b"b".as_slice())));
+        for other in [b"td/ns/a/sa/b/c".as_slice(), b"ns/a/sa/b", b"td/xx/a/sa/b", b""] {
+            assert_eq!(parts(other), None);
+        }
+    }
+}
