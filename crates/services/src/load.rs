@@ -148,7 +148,10 @@ impl Load {
     }
 
     async fn one(&self, due: Instant, connection: &mut Option<SendRequest<Body>>, tally: &mut Tally) {
-        tokio::time::sleep_until(due).await;
+        // tokio's timer counts whole milliseconds: even a wait that is over would cost up to one.
+        if due > Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
         let from = if self.args.rate.is_some() { due } else { Instant::now() };
         match tokio::time::timeout(self.args.timeout, self.exchange(connection)).await {
             Ok(Ok((status, headers))) => {
