@@ -65,7 +65,9 @@ cargo_tool() {
   local crate=$1 version=$2 program=$3
   [ -x ".tools/bin/$program" ] && [ -e ".tools/bin/.$crate-$version" ] && return
   say "building $crate $version (about three minutes, once)"
-  cargo install --quiet --locked --root .tools "$crate@$version" || fail "cargo could not install $crate $version; is crates.io reachable?"
+  # Its own lock file first; where a registry no longer has what that names, the newest that fits.
+  cargo install --quiet --locked --root .tools "$crate@$version" ||
+    cargo install --quiet --root .tools "$crate@$version" || fail "cargo could not install $crate $version; is crates.io reachable?"
   touch ".tools/bin/.$crate-$version"
 }
 
