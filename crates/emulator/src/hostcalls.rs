@@ -89,12 +89,7 @@ fn link_headers(linker: &mut Linker<VmData>) -> wasmtime::Result<()> {
             edit(g, map, (key, key_size), (key, 0), |map, key, _| map.remove(key));
         GetHeaderMapPairs(g, map: u32, value_to: u32, size_to: u32) get_pairs(g, map, value_to, size_to);
         SetHeaderMapPairs(g, map: u32, block: u32, size: u32) set_pairs(g, map, block, size);
-        GetHeaderMapSize(g, map: u32, to: u32) {
-            MapType::from_abi(map)
-                .and_then(|map| readable(g.data(), map).ok_or(Status::BadArgument))
-                .map_err(Fail::from)
-                .and_then(|map| write_u32(g, to, to_u32(map.byte_size())))
-        };
+        GetHeaderMapSize(g, map: u32, to: u32) map_size(g, map, to);
     }
     Ok(())
 }
@@ -347,8 +342,23 @@ fn get_pairs(guest: &mut Guest<'_>, map: u32, value_to: u32, size_to: u32) -> Do
     give(guest, &block, value_to, size_to)
 }
 
+/// Only maps that could be changed now have a size: none in `proxy_on_log`, unlike their contents.
+fn map_size(guest: &mut Guest<'_>, map: u32, to: u32) -> Done {
+    let map = MapType::from_abi(map)?;
+    let size = with_writable(guest.data(), map, |headers| headers.byte_size())?;
+    write_u32(guest, to, to_u32(size))
+}
+
 /// Changes a map in place. Every change of request headers clears the route cache: ABI 0.2.1 has no say in that.
 fn change(data: &VmData, map: MapType, f: impl FnOnce(&mut HeaderMap)) -> Result<(), Status> {
+    with_writable(data, map, f)?;
+    if map == MapType::RequestHeaders {
+        with_stream(data, |state| state.route_clears += 1);
+    }
+    Ok(())
+}
+
+fn with_writable<R>(data: &VmData, map: MapType, f: impl FnOnce(&mut HeaderMap) -> R) -> Result<R, Status> {
     let stream = data.stream().ok_or(Status::BadArgument)?;
     let visible = &stream.visible;
     let mut state = stream.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -360,11 +370,7 @@ fn change(data: &VmData, map: MapType, f: impl FnOnce(&mut HeaderMap)) -> Result
         MapType::ResponseTrailers if visible.response_trailers => state.response_trailers.as_mut(),
         _ => None,
     };
-    f(headers.ok_or(Status::BadArgument)?);
-    if map == MapType::RequestHeaders {
-        state.route_clears += 1;
-    }
-    Ok(())
+    headers.map(f).ok_or(Status::BadArgument)
 }
 
 fn edit(
@@ -418,10 +424,8 @@ fn get_buffer(guest: &mut Guest<'_>, kind: u32, (start, size): Span, value_to: u
 }
 
 fn set_buffer(guest: &mut Guest<'_>, kind: u32, (start, length): Span, data: Span) -> Done {
+    buffer(guest.data(), kind)?;
     let new = read_span(guest, data)?;
-    if kind > 8 {
-        return Err(Status::BadArgument.into());
-    }
     let stream = guest.data_mut().stream_mut().ok_or(Status::BadArgument)?;
     let body = match kind {
         0 => stream.visible.request_body.as_mut(),

@@ -46,6 +46,7 @@
 //! - Attributes of the connection, the route and the metadata are what the test sets. `metadata` and `xds` cannot be read as
 //!   one protobuf message unless the test sets [`Value::Message`].
 //! - A header of which Envoy keeps only one (`content-type` given twice) is not merged here: every entry stays.
+//! - Trailers cannot be added where the message has none (Envoy allows it with the last chunk of the body).
 //! - Clearing the route cache is counted; no route is chosen.
 //! - Capability restriction and `FAIL_RELOAD` are not there: a new [`Vm`] is the reload.
 

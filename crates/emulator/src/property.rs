@@ -165,7 +165,7 @@ fn request(state: &StreamState, context: &StreamContext, names: &[&str]) -> Opti
         ["size"] => Value::Int(declared_length(state, visible).unwrap_or(size(state.request_bytes))),
         ["total_size"] => Value::Int(size(state.request_bytes + headers + trailers)),
         ["headers_bytes"] => Value::Int(size(headers)),
-        ["duration"] if context.visible.logging => Value::Duration(state.elapsed_ns()),
+        ["duration"] if state.complete => Value::Duration(state.elapsed_ns()),
         _ => return None,
     })
 }
@@ -179,14 +179,18 @@ fn response(state: &StreamState, context: &StreamContext, names: &[&str]) -> Opt
         return Some(Value::Int(0));
     }
     let visible = context.visible.response_headers || context.visible.logging;
-    let headers = state.response_headers.as_ref()?;
     let trailers = state.response_trailers.as_ref();
-    let bytes = if visible { headers.byte_size() } else { 0 } + trailers.map_or(0, HeaderMap::byte_size);
+    let bytes = state.response_headers.as_ref().filter(|_| visible).map_or(0, HeaderMap::byte_size)
+        + trailers.map_or(0, HeaderMap::byte_size);
+    match names {
+        ["size"] => return Some(Value::Int(size(state.response_bytes))),
+        ["total_size"] => return Some(Value::Int(size(state.response_bytes + bytes))),
+        _ => {}
+    }
+    let headers = state.response_headers.as_ref()?;
     Some(match names {
         ["code"] => Value::Int(headers.text(":status")?.parse().ok()?),
         ["code_details"] => Value::String(state.code_details()),
-        ["size"] => Value::Int(size(state.response_bytes)),
-        ["total_size"] => Value::Int(size(state.response_bytes + bytes)),
         ["grpc_status"] => Value::Int(grpc_status(headers, trailers)?),
         ["headers"] if visible => Value::Bytes(joined_block(headers)),
         ["headers", name] if visible => Value::Bytes(headers.joined(name)?),

@@ -74,6 +74,8 @@ pub(crate) struct StreamState {
     replies: Vec<LocalReply>,
     process: Process,
     pub(crate) start_ns: u64,
+    /// The last byte has gone: its duration is known.
+    pub(crate) complete: bool,
     start_monotonic_ns: u64,
 }
 
@@ -198,6 +200,7 @@ impl Stream {
             replies: Vec::new(),
             process: process.clone(),
             start_ns: process.now_ns(),
+            complete: false,
             start_monotonic_ns: process.monotonic_ns(),
         };
         let filter = |plugin: &&Plugin| Filter {
@@ -346,6 +349,7 @@ impl Stream {
     /// The first trap; the other plugins are still called.
     pub fn log(&mut self) -> Result<(), Trap> {
         self.logged = true;
+        self.lock().complete = true;
         let mut result = Ok(());
         for index in 0..self.filters.len() {
             result = result.and(self.log_one(index));

@@ -16,9 +16,9 @@ const VALID: &[u8] = &[8, 1];
 fn arguments(fields: &[(u8, &[u8])]) -> Vec<u8> {
     let mut message = Vec::new();
     for (number, value) in fields {
-        let size = u16::try_from(value.len()).unwrap_or(u16::MAX);
         // A varint of two bytes is valid for small sizes too.
-        message.extend([number << 3 | 2, (size & 0x7f) as u8 | 0x80, (size >> 7) as u8]);
+        let size = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+        message.extend([number << 3 | 2, size(value.len() % 128) | 0x80, size(value.len() / 128)]);
         message.extend_from_slice(value);
     }
     message
@@ -29,7 +29,7 @@ fn verify(hash: &str, key: &[u8], signature: &[u8], text: &[u8]) -> (Status, Vec
 }
 
 fn refused(reason: &str) -> (Status, Vec<u8>) {
-    (Status::Ok, [&[0x12, u8::try_from(reason.len()).unwrap()], reason.as_bytes()].concat())
+    (Status::Ok, [&[0x12, u8::try_from(reason.len()).unwrap_or(u8::MAX)], reason.as_bytes()].concat())
 }
 
 #[test]

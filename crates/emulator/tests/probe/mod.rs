@@ -1,11 +1,12 @@
 //! Small modules in WebAssembly text. The prelude imports the host, exports what every module must, and gives helpers
 //! that log what a hostcall answered, so that a test reads `process.logs()`.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, outside #[test] functions")]
 
 use sailcloth_emulator::{Level, Module, Plugin, PluginConfig, Process, Stream, Vm, VmOptions};
 
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
   (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
   (import "env" "proxy_get_shared_data" (func $get_shared (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_set_shared_data" (func $set_shared (param i32 i32 i32 i32 i32) (result i32)))
