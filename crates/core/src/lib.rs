@@ -5,7 +5,7 @@
 //! - [`facts`]: what is known about the connection and the caller, and where it may be read from;
 //! - [`identity`]: the caller's verified token, as the `jwt` filter hands it to the others;
 //! - [`decision`]: what was decided, by which rule, why, and the reply that gives it a face;
-//! - [`text`]: string patterns; [`secret`]: values that are never printed.
+//! - [`text`]: string patterns; [`regex`]: regular expressions; [`secret`]: values that are never printed.
 //!
 //! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
 
@@ -14,6 +14,7 @@ pub mod decision;
 pub mod facts;
 pub mod headers;
 pub mod identity;
+pub mod regex;
 pub mod request;
 pub mod secret;
 pub mod text;

@@ -6,9 +6,11 @@
 
 pub mod authorization_policy;
 mod config;
+pub mod host_name;
 mod kind;
 mod metadata;
 mod scope;
+pub mod virtual_service;
 
 pub use config::{CommonSettings, Config, Loaded, Resource};
 pub use kind::Kind;

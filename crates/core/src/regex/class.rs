@@ -1,0 +1,137 @@
+//! Sets of characters.
+
+use super::RegexError;
+
+/// The last code point.
+const LAST: u32 = 0x10_ffff;
+/// The two characters outside ASCII that fold to an ASCII letter.
+const KELVIN: u32 = 0x212a;
+const LONG_S: u32 = 0x17f;
+
+/// A set of code points as ranges, sorted and disjoint once [`Class::canonical`] has run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Class(Vec<(u32, u32)>);
+
+impl Class {
+    /// One character.
+    pub(super) fn of(letter: u32) -> Self {
+        Self(vec![(letter, letter)])
+    }
+
+    /// `.`: everything but a newline, or with `(?s)` everything.
+    pub(super) fn dot(newline: bool) -> Self {
+        if newline { Self(vec![(0, LAST)]) } else { Self::of(u32::from('\n')).negated() }
+    }
+
+    /// The set of `\d`, `\s`, `\w` or its complement; RE2's `\s` has no vertical tab.
+    pub(super) fn perl(letter: char) -> Option<Self> {
+        let ranges: &[(u8, u8)] = match letter.to_ascii_lowercase() {
+            'd' => &[(b'0', b'9')],
+            's' => &[(9, 10), (12, 13), (b' ', b' ')],
+            'w' => &[(b'0', b'9'), (b'A', b'Z'), (b'_', b'_'), (b'a', b'z')],
+            _ => return None,
+        };
+        Some(Self::ascii(ranges))
+    }
+
+    /// The set of `[:name:]`.
+    pub(super) fn posix(name: &str) -> Option<Self> {
+        let ranges: &[(u8, u8)] = match name {
+            "alnum" => &[(b'0', b'9'), (b'A', b'Z'), (b'a', b'z')],
+            "alpha" => &[(b'A', b'Z'), (b'a', b'z')],
+            "ascii" => &[(0, 127)],
+            "blank" => &[(9, 9), (b' ', b' ')],
+            "cntrl" => &[(0, 31), (127, 127)],
+            "digit" => &[(b'0', b'9')],
+            "graph" => &[(33, 126)],
+            "lower" => &[(b'a', b'z')],
+            "print" => &[(32, 126)],
+            "punct" => &[(33, 47), (58, 64), (91, 96), (123, 126)],
+            "space" => &[(9, 13), (b' ', b' ')],
+            "upper" => &[(b'A', b'Z')],
+            "word" => &[(b'0', b'9'), (b'A', b'Z'), (b'_', b'_'), (b'a', b'z')],
+            "xdigit" => &[(b'0', b'9'), (b'A', b'F'), (b'a', b'f')],
+            _ => return None,
+        };
+        Some(Self::ascii(ranges))
+    }
+
+    fn ascii(ranges: &[(u8, u8)]) -> Self {
+        Self(ranges.iter().map(|(low, high)| (u32::from(*low), u32::from(*high))).collect())
+    }
+
+    /// Adds a range.
+    pub(super) fn add(&mut self, low: u32, high: u32) {
+        self.0.push((low, high));
+    }
+
+    /// Adds a set.
+    pub(super) fn add_all(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// The set with all letters that differ only in case.
+    ///
+    /// # Errors
+    /// When it names characters outside ASCII, whose folding tables this build does not carry.
+    pub(super) fn folded(self) -> Result<Self, RegexError> {
+        let mut folded = self.clone();
+        for (low, high) in self.0 {
+            // A range over all of them folds to itself; any other would need Unicode's tables.
+            if high >= 0x80 && !(low <= 0x80 && high == LAST) {
+                return Err(RegexError::new("`(?i)` on characters outside ASCII is not supported"));
+            }
+            for letter in low..=high.min(127) {
+                if let Some(other) = other_case(letter) {
+                    folded.add(other, other);
+                }
+            }
+            let has = |letter: char| (low..=high).contains(&u32::from(letter));
+            if has('k') || has('K') {
+                folded.add(KELVIN, KELVIN);
+            }
+            if has('s') || has('S') {
+                folded.add(LONG_S, LONG_S);
+            }
+            if high == LAST {
+                folded.add_all(Self::ascii(&[(b'k', b'k'), (b'K', b'K'), (b's', b's'), (b'S', b'S')]));
+            }
+        }
+        Ok(folded)
+    }
+
+    /// All other characters.
+    pub(super) fn negated(self) -> Self {
+        let mut out = Vec::new();
+        let mut next = 0;
+        for (low, high) in self.canonical() {
+            if low > next {
+                out.push((next, low - 1));
+            }
+            next = high + 1;
+        }
+        if next <= LAST {
+            out.push((next, LAST));
+        }
+        Self(out)
+    }
+
+    /// The ranges, sorted, disjoint and not adjacent.
+    pub(super) fn canonical(mut self) -> Vec<(u32, u32)> {
+        self.0.sort_unstable();
+        let mut out: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
+        for (low, high) in self.0 {
+            match out.last_mut() {
+                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+                _ => out.push((low, high)),
+            }
+        }
+        out
+    }
+}
+
+fn other_case(letter: u32) -> Option<u32> {
+    let letter = char::from_u32(letter).filter(char::is_ascii_alphabetic)?;
+    let other = if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+    Some(u32::from(other))
+}
