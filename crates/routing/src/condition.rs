@@ -1,0 +1,166 @@
+//! The conditions of one match entry, ready to be asked.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use sailcloth_core::regex::Regex;
+use sailcloth_core::request::Request;
+use sailcloth_resources::virtual_service::{HttpMatch, StringMatch};
+
+/// A condition on the path without query.
+#[derive(Debug, Clone)]
+pub(crate) enum PathCondition {
+    /// It is this.
+    Exact(String),
+    /// It begins so: a plain string prefix, not a prefix of segments. A rule without `uri` has `/`, as in Istio.
+    Prefix(String),
+    /// It is this but for case; in lower case.
+    ExactAnyCase(String),
+    /// It begins so but for case; in lower case.
+    PrefixAnyCase(String),
+    /// All of it matches.
+    Regex(Regex),
+}
+
+/// All conditions of an entry; they must all hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Conditions {
+    pub(crate) path: PathCondition,
+    headers: Vec<HeaderCondition>,
+    params: Vec<(String, StringMatch)>,
+}
+
+#[derive(Debug, Clone)]
+struct HeaderCondition {
+    name: String,
+    value: StringMatch,
+    /// `withoutHeaders`.
+    negated: bool,
+}
+
+/// A request, with the headers that were already asked for.
+pub(crate) struct View<'r> {
+    request: &'r Request<'r>,
+    pub(crate) path: &'r [u8],
+    seen: RefCell<Vec<Seen<'r>>>,
+}
+
+struct Seen<'r> {
+    name: &'r str,
+    value: Option<Cow<'r, [u8]>>,
+}
+
+impl<'r> View<'r> {
+    pub(crate) fn new(request: &'r Request<'r>) -> Self {
+        Self { request, path: request.path(), seen: RefCell::default() }
+    }
+
+    /// Asks about a header's value; of a repeated header, its values joined with `,`.
+    fn header(&self, name: &'r str, ask: impl Fn(Option<&[u8]>) -> bool) -> bool {
+        let Ok(mut seen) = self.seen.try_borrow_mut() else {
+            return ask(self.request.headers.joined(name).as_deref());
+        };
+        if let Some(known) = seen.iter().find(|known| known.name == name) {
+            return ask(known.value.as_deref());
+        }
+        let value = self.request.headers.joined(name);
+        let answer = ask(value.as_deref());
+        seen.push(Seen { name, value });
+        answer
+    }
+}
+
+impl PathCondition {
+    fn of(rule: &HttpMatch) -> Self {
+        match (&rule.uri, rule.ignore_uri_case) {
+            (None | Some(StringMatch::Present), _) => Self::Prefix("/".to_owned()),
+            (Some(StringMatch::Exact(path)), false) => Self::Exact(path.clone()),
+            (Some(StringMatch::Prefix(path)), false) => Self::Prefix(path.clone()),
+            (Some(StringMatch::Exact(path)), true) => Self::ExactAnyCase(path.to_ascii_lowercase()),
+            (Some(StringMatch::Prefix(path)), true) => Self::PrefixAnyCase(path.to_ascii_lowercase()),
+            (Some(StringMatch::Regex(regex)), _) => Self::Regex(regex.clone()),
+        }
+    }
+
+    pub(crate) fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => path == text.as_bytes(),
+            Self::Prefix(text) => path.starts_with(text.as_bytes()),
+            Self::ExactAnyCase(text) => path.eq_ignore_ascii_case(text.as_bytes()),
+            Self::PrefixAnyCase(text) => {
+                path.get(..text.len()).is_some_and(|head| head.eq_ignore_ascii_case(text.as_bytes()))
+            }
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        match self {
+            Self::Prefix(text) | Self::PrefixAnyCase(text) => text == "/",
+            Self::Regex(regex) => regex.as_str() == ".*",
+            Self::Exact(_) | Self::ExactAnyCase(_) => false,
+        }
+    }
+}
+
+impl Conditions {
+    pub(crate) fn of(rule: &HttpMatch) -> Self {
+        let pseudo = [(":scheme", &rule.scheme), (":method", &rule.method), (":authority", &rule.authority)];
+        let mut headers: Vec<HeaderCondition> = pseudo
+            .into_iter()
+            .filter_map(|(name, value)| Some(HeaderCondition::new(name, value.as_ref()?, false)))
+            .collect();
+        headers.extend(rule.headers.iter().map(|(name, value)| HeaderCondition::new(name, value, false)));
+        headers.extend(rule.without_headers.iter().map(|(name, value)| HeaderCondition::new(name, value, true)));
+        Self { path: PathCondition::of(rule), headers, params: rule.query_params.clone() }
+    }
+
+    /// Whether every request matches (Istio's catch-all, which a gateway moves behind all others).
+    pub(crate) fn is_catch_all(&self) -> bool {
+        self.path.is_any() && self.headers.is_empty() && self.params.is_empty()
+    }
+
+    /// Whether everything but the path holds.
+    pub(crate) fn hold_beside_path<'r>(&'r self, view: &View<'r>) -> bool {
+        self.headers.iter().all(|condition| condition.holds(view))
+            && self.params.iter().all(|(name, value)| param_holds(view.request.target(), name, value))
+    }
+}
+
+impl HeaderCondition {
+    fn new(name: &str, value: &StringMatch, negated: bool) -> Self {
+        // Envoy keeps `host` as `:authority`.
+        let name = if name == "host" { ":authority" } else { name };
+        Self { name: name.to_owned(), value: value.clone(), negated }
+    }
+
+    fn holds<'r>(&'r self, view: &View<'r>) -> bool {
+        view.header(&self.name, |value| match (self.negated, &self.value) {
+            (false, StringMatch::Present) => value.is_some(),
+            (true, StringMatch::Present) => value.is_none(),
+            (false, text) => value.is_some_and(|value| text_matches(text, value)),
+            // "a missing header counts as empty string" (istio-api.md 5.3)
+            (true, text) => !text_matches(text, value.unwrap_or_default()),
+        })
+    }
+}
+
+fn text_matches(condition: &StringMatch, value: &[u8]) -> bool {
+    match condition {
+        StringMatch::Present => true,
+        StringMatch::Exact(text) => value == text.as_bytes(),
+        StringMatch::Prefix(text) => value.starts_with(text.as_bytes()),
+        StringMatch::Regex(regex) => regex.is_match(value),
+    }
+}
+
+/// On the first parameter of that name, without percent-decoding, as Envoy reads a query.
+fn param_holds(target: &[u8], name: &str, condition: &StringMatch) -> bool {
+    let Some(at) = target.iter().position(|byte| *byte == b'?') else { return false };
+    let query = target.get(at + 1..).unwrap_or_default();
+    let mut pairs = query.split(|byte| *byte == b'&').map(|pair| {
+        let equal = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+        (pair.get(..equal).unwrap_or_default(), pair.get(equal + 1..).unwrap_or_default())
+    });
+    pairs.find(|(key, _)| *key == name.as_bytes()).is_some_and(|(_, value)| text_matches(condition, value))
+}

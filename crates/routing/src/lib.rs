@@ -1,0 +1,38 @@
+//! The routing engine: `VirtualService` documents, compiled into an index by host and path.
+//!
+//! [`Engine::decide`] takes a request and a random number and says which rule matched and which destination was drawn;
+//! [`Outcome::effects`] is what the filter has to do to the request's headers so that a stock Envoy carries it out.
+//! Rules are tried in their order and the first that matches is taken; the index only skips what cannot match.
+//!
+//! ```
+//! use sailcloth_core::facts::{Facts, NoProperties};
+//! use sailcloth_core::headers::HeaderBlock;
+//! use sailcloth_core::request::Request;
+//! use sailcloth_routing::Engine;
+//!
+//! let (engine, _) = Engine::load(br#"{
+//!   "resources": [{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+//!     "metadata": {"name": "reviews", "namespace": "shop"},
+//!     "spec": {"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}]}]}}],
+//!   "settings": {"clusters": ["outbound|80||reviews.shop.svc.cluster.local"]}
+//! }"#).unwrap();
+//! let headers = HeaderBlock::from_pairs([(":authority", "reviews:80"), (":path", "/")]);
+//! let request = Request { headers: &headers, facts: Facts::new(&NoProperties, engine.sources()) };
+//! let outcome = engine.decide(&request, 0);
+//! assert_eq!(outcome.cluster(), Some("outbound|80||reviews.shop.svc.cluster.local"));
+//! ```
+
+mod compile;
+mod condition;
+mod effects;
+mod engine;
+mod hosts;
+mod paths;
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+pub use effects::{CLUSTER_HEADER, Effects};
+pub use engine::{Engine, Outcome};
+pub use settings::Settings;
