@@ -9,6 +9,7 @@ mod config;
 pub mod host_name;
 mod kind;
 mod metadata;
+pub mod request_authentication;
 mod scope;
 pub mod virtual_service;
 

@@ -1,5 +1,6 @@
 //! The configuration as a tree that keeps everything that was written, duplicate keys included.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::protobuf_struct;
@@ -123,9 +124,11 @@ impl Node {
     pub fn has_duplicate_keys(&self) -> bool {
         match self {
             Self::List(items) => items.iter().any(Self::has_duplicate_keys),
-            Self::Map(entries) => entries.iter().enumerate().any(|(index, (key, node))| {
-                entries.iter().take(index).any(|(earlier, _)| earlier == key) || node.has_duplicate_keys()
-            }),
+            Self::Map(entries) => {
+                // A set, not a search per key: strangers choose the keys of a token, and their number.
+                let mut seen = BTreeSet::new();
+                entries.iter().any(|(key, node)| !seen.insert(key.as_str()) || node.has_duplicate_keys())
+            }
             _ => false,
         }
     }

@@ -305,6 +305,7 @@ fn camel_case(key: &str) -> String {
         if letter == '_' {
             upper = !out.is_empty();
         } else if upper {
+            // Field names are ASCII; the tables of Unicode's cases would be 20 kB of every module.
             out.push(letter.to_ascii_uppercase());
             upper = false;
         } else {

@@ -1,0 +1,157 @@
+//! A token in JWS compact form (RFC 7515 7.1): its parts, decoded strictly.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sailcloth_core::config::Node;
+
+use crate::{Algorithm, Refusal};
+
+/// A token, taken apart; nothing of it is verified yet.
+pub struct Jws<'t> {
+    /// `alg`.
+    pub algorithm: Algorithm,
+    /// `kid`.
+    pub key_id: Option<String>,
+    /// What is signed: header and payload as they came, with the dot between them.
+    pub signed: &'t [u8],
+    /// The payload as it came.
+    pub raw_payload: &'t [u8],
+    /// The signature, decoded.
+    pub signature: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    /// Takes a token apart.
+    ///
+    /// # Errors
+    /// What is wrong with its form or its header.
+    pub fn parse(token: &'t [u8]) -> Result<Self, Refusal> {
+        let [header, raw_payload, signature] = parts(token)?;
+        let header = decode(header).ok_or(Refusal::HeaderNotBase64)?;
+        let header = object(&header).ok_or(Refusal::HeaderNotJson)?;
+        if header.has_duplicate_keys() {
+            return Err(Refusal::HeaderDuplicateKey);
+        }
+        let algorithm = match header.field("alg") {
+            Some(Node::Text(name)) => Algorithm::of_header(name)?,
+            _ => return Err(Refusal::AlgMissing),
+        };
+        let key_id = match header.field("kid") {
+            None => None,
+            Some(Node::Text(kid)) => Some(kid.clone()),
+            Some(_) => return Err(Refusal::KidNotString),
+        };
+        // "If any of the listed extension Header Parameters are not understood and supported by the recipient, then the
+        // JWS is invalid" (RFC 7515 4.1.11); an empty or malformed list is invalid too.
+        if header.field("crit").is_some() {
+            return Err(Refusal::Crit);
+        }
+        let signature = decode(signature).ok_or(Refusal::SignatureNotBase64)?;
+        let signed = token.get(..token.len() - encoded_length(token)).ok_or(Refusal::NotCompact)?;
+        Ok(Self { algorithm, key_id, signed, raw_payload, signature })
+    }
+}
+
+/// The length of the last part with its dot.
+fn encoded_length(token: &[u8]) -> usize {
+    token.iter().rev().take_while(|byte| **byte != b'.').count() + 1
+}
+
+/// The three parts, none empty: an empty signature is `alg: none` by another name.
+fn parts(token: &[u8]) -> Result<[&[u8]; 3], Refusal> {
+    let mut parts = token.split(|byte| *byte == b'.');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(header), Some(payload), Some(signature), None)
+            if !header.is_empty() && !payload.is_empty() && !signature.is_empty() =>
+        {
+            Ok([header, payload, signature])
+        }
+        _ => Err(Refusal::NotCompact),
+    }
+}
+
+/// base64url without padding (RFC 7515 2), and without stray bits in its last letter: one text per value.
+pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// The text as a JSON object, duplicate keys kept.
+pub(crate) fn object(text: &[u8]) -> Option<Node> {
+    Node::from_json(text).ok().filter(|node| matches!(node, Node::Map(_)))
+}
+
+impl std::fmt::Debug for Jws<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jws").field("algorithm", &self.algorithm.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn token(header: &str) -> Vec<u8> {
+        format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(header)).into_bytes()
+    }
+
+    fn refusal(token: &[u8]) -> Option<Refusal> {
+        Jws::parse(token).err()
+    }
+
+    #[test]
+    fn a_token_comes_apart_into_its_parts() {
+        let token = token(r#"{"alg":"ES256","kid":"k","typ":"JWT"}"#);
+        let jws = Jws::parse(&token).unwrap();
+        assert_eq!((jws.algorithm.name, jws.key_id.as_deref()), ("ES256", Some("k")));
+        assert_eq!(jws.raw_payload, b"e30");
+        assert_eq!(jws.signature, [0, 0, 0]);
+        assert!(jws.signed.ends_with(b".e30") && token.starts_with(jws.signed));
+    }
+
+    #[test]
+    fn what_is_not_three_parts_is_not_compact() {
+        for token in ["", ".", "..", "a.b", "a.b.c.d", ".b.c", "a..c", "a.b.", "aaa.bbb.ccc.ddd.eee"] {
+            assert_eq!(refusal(token.as_bytes()), Some(Refusal::NotCompact), "{token}");
+        }
+    }
+
+    #[test]
+    fn every_defect_of_a_header_has_its_reason() {
+        for (header, expected) in [
+            ("", Refusal::NotCompact),
+            ("5", Refusal::HeaderNotJson),
+            ("[]", Refusal::HeaderNotJson),
+            ("{}", Refusal::AlgMissing),
+            (r#"{"alg":5}"#, Refusal::AlgMissing),
+            (r#"{"alg":"none"}"#, Refusal::AlgNone),
+            (r#"{"alg":"nOnE"}"#, Refusal::AlgNone),
+            (r#"{"alg":"HS256"}"#, Refusal::AlgUnsupported),
+            (r#"{"alg":"PS256"}"#, Refusal::AlgUnsupported),
+            (r#"{"alg":"EdDSA"}"#, Refusal::AlgUnsupported),
+            (r#"{"alg":"rs256"}"#, Refusal::AlgUnsupported),
+            (r#"{"alg":"RS256","alg":"none"}"#, Refusal::HeaderDuplicateKey),
+            (r#"{"alg":"RS256","x":{"a":1,"a":2}}"#, Refusal::HeaderDuplicateKey),
+            (r#"{"alg":"RS256","kid":1}"#, Refusal::KidNotString),
+            (r#"{"alg":"RS256","kid":null}"#, Refusal::KidNotString),
+            (r#"{"alg":"RS256","crit":["exp"]}"#, Refusal::Crit),
+            (r#"{"alg":"RS256","crit":[]}"#, Refusal::Crit),
+        ] {
+            assert_eq!(refusal(&token(header)), Some(expected), "{header}");
+        }
+        assert_eq!(refusal(b"a=.e30.AAAA"), Some(Refusal::HeaderNotBase64));
+        assert_eq!(refusal(b"\xff\xfe.e30.AAAA"), Some(Refusal::HeaderNotBase64));
+    }
+
+    #[test]
+    fn signatures_with_padding_or_stray_bits_are_refused() {
+        let good = token(r#"{"alg":"RS256"}"#);
+        assert_eq!(refusal(&good), None);
+        for end in ["AA==", "AAA=", "AAAA=", "AB", "A", "+/AA", "AA A"] {
+            let mut bad = good[..good.len() - 4].to_vec();
+            bad.extend_from_slice(end.as_bytes());
+            assert_eq!(refusal(&bad), Some(Refusal::SignatureNotBase64), "{end}");
+        }
+    }
+}
