@@ -366,3 +366,490 @@ impl fmt::Debug for Verified {
         f.debug_struct("Verified").field("rule", &self.rule).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CannotVerify, Hash, der};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use sailcloth_core::facts::{Facts, NoProperties};
+    use sailcloth_core::headers::HeaderBlock;
+    use sailcloth_core::identity::Claim;
+    use std::cell::Cell;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const NOW: Duration = Duration::from_secs(1_000_000);
+
+    /// A verifier whose signatures anybody can make: the tests are about everything around it, and run where no
+    /// cryptography is. It counts its calls.
+    #[derive(Default)]
+    struct Toy {
+        calls: Cell<usize>,
+        broken: bool,
+    }
+
+    impl Verifier for Toy {
+        fn verify(
+            &self,
+            hash: Hash,
+            key: &[u8],
+            signature: &[u8],
+            signed: &[u8],
+        ) -> Result<bool, CannotVerify> {
+            self.calls.set(self.calls.get() + 1);
+            if self.broken { Err(CannotVerify) } else { Ok(signature == toy_signature(hash, key, signed)) }
+        }
+    }
+
+    fn toy_signature(hash: Hash, key: &[u8], signed: &[u8]) -> Vec<u8> {
+        let all = [hash.name().as_bytes(), key, signed].concat();
+        let sum = all.iter().fold(7u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        sum.to_le_bytes().to_vec()
+    }
+
+    fn modulus(key: u8) -> Vec<u8> {
+        vec![key | 0x80; 256]
+    }
+
+    fn jwks(keys: &[u8]) -> String {
+        let keys: Vec<String> = keys
+            .iter()
+            .map(|key| {
+                let n = URL_SAFE_NO_PAD.encode(modulus(*key));
+                format!(r#"{{"kty":"RSA","alg":"RS256","kid":"k{key}","e":"AQAB","n":"{n}"}}"#)
+            })
+            .collect();
+        format!(r#"{{"keys":[{}]}}"#, keys.join(",")).replace('"', "\\\"")
+    }
+
+    fn token(key: u8, claims: &str) -> String {
+        let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let signed =
+            format!("{}.{}", encode(&format!(r#"{{"alg":"RS256","kid":"k{key}"}}"#)), encode(claims));
+        let public = der::rsa_key(&modulus(key), &[1, 0, 1]);
+        let signature = toy_signature(Hash::Sha256, &public, signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn of(issuer: &str) -> String {
+        token(1, &format!(r#"{{"iss":"{issuer}","sub":"alice","exp":1000600}}"#))
+    }
+
+    /// One resource per list of rules.
+    fn configuration(resources: &[&str], rest: &str) -> String {
+        let documents: Vec<String> = resources
+            .iter()
+            .enumerate()
+            .map(|(index, rules)| {
+                format!(
+                    r#"{{"apiVersion":"security.istio.io/v1","kind":"RequestAuthentication",
+                    "metadata":{{"name":"r{index}","namespace":"n"}},"spec":{{"jwtRules":[{rules}]}}}}"#
+                )
+            })
+            .collect();
+        format!(r#"{{"resources":[{}]{rest}}}"#, documents.join(","))
+    }
+
+    fn engine(resources: &[&str]) -> Engine {
+        match Engine::load(configuration(resources, "").as_bytes()) {
+            Ok((engine, _)) => engine,
+            Err(problems) => panic!("{problems:?}"),
+        }
+    }
+
+    fn rule(issuer: &str, rest: &str) -> String {
+        format!(r#"{{"issuer":"{issuer}","jwks":"{}"{rest}}}"#, jwks(&[1, 2]))
+    }
+
+    fn decide<'e>(engine: &'e Engine, headers: &[(&str, &str)], cache: &mut TokenCache) -> Outcome<'e> {
+        decide_at(engine, headers, cache, NOW, &Toy::default())
+    }
+
+    fn decide_at<'e>(
+        engine: &'e Engine,
+        headers: &[(&str, &str)],
+        cache: &mut TokenCache,
+        now: Duration,
+        verifier: &Toy,
+    ) -> Outcome<'e> {
+        let standard = [(":method", "GET"), (":scheme", "https"), (":authority", "api"), (":path", "/p?q=1")];
+        let given = |name: &str| headers.iter().any(|(other, _)| *other == name);
+        let block = HeaderBlock::from_pairs(
+            standard.into_iter().filter(|(name, _)| !given(name)).chain(headers.iter().copied()),
+        );
+        let request = Request { headers: &block, facts: Facts::new(&NoProperties, engine.sources()) };
+        engine.decide(&request, now, verifier, cache)
+    }
+
+    /// `verdict code status by`.
+    fn summary(engine: &Engine, headers: &[(&str, &str)]) -> String {
+        let mut cache = engine.cache();
+        let fresh = text(&decide(engine, headers, &mut cache));
+        let again = text(&decide(engine, headers, &mut cache));
+        assert_eq!(fresh, again, "a cached answer differs");
+        fresh
+    }
+
+    fn text(outcome: &Outcome<'_>) -> String {
+        let decision = &outcome.decision;
+        let by = decision.by.map_or("none".to_owned(), |by| format!("{}#{}", by.policy, by.rule));
+        format!("{} {} {} {by}", decision.verdict.name(), decision.reason.code, decision.reason.status)
+    }
+
+    fn bearer(token: &str) -> String {
+        format!("Bearer {token}")
+    }
+
+    #[test]
+    fn tokens_decide_as_in_istio() {
+        let engine = engine(&[&rule("a", r#","audiences":["api"]"#)]);
+        let claims = |rest: &str| bearer(&token(1, &format!(r#"{{"iss":"a"{rest}}}"#)));
+        for (authorization, expected) in [
+            (claims(r#","aud":"https://api/""#), "allow valid_token 0 n/r0#0"),
+            (claims(r#","aud":["x","api"]"#), "allow valid_token 0 n/r0#0"),
+            (claims(""), "deny wrong_audience 403 n/r0#0"),
+            (claims(r#","aud":"other""#), "deny wrong_audience 403 n/r0#0"),
+            (claims(r#","aud":"api","exp":999939"#), "deny token_expired 401 n/r0#0"),
+            (claims(r#","aud":"api","exp":999940"#), "allow valid_token 0 n/r0#0"),
+            (claims(r#","aud":"api","nbf":1000061"#), "deny token_not_yet_valid 401 n/r0#0"),
+            (bearer(&of("b")), "deny unknown_issuer 401 none"),
+            (bearer(&token(3, r#"{"iss":"a","aud":"api"}"#)), "deny unknown_kid 401 n/r0#0"),
+            (bearer(&format!("{}A", token(1, "{}"))), "deny unknown_issuer 401 none"),
+            (bearer("a.b"), "deny token_malformed 401 none"),
+            (bearer(&"a".repeat(20_000)), "deny token_too_large 401 none"),
+            ("Basic abc".to_owned(), "allow no_token 0 none"),
+        ] {
+            assert_eq!(summary(&engine, &[("authorization", &authorization)]), expected, "{authorization}");
+        }
+        assert_eq!(summary(&engine, &[]), "allow no_token 0 none");
+    }
+
+    #[test]
+    fn all_resources_are_one_list_and_either_rule_of_an_issuer_may_verify() {
+        let strict = [rule("a", r#","audiences":["foo"]"#), rule("b", r#","audiences":["bar"]"#)].join(",");
+        let engine = engine(&[&strict, &rule("b", "")]);
+        assert_eq!(
+            summary(&engine, &[("authorization", &bearer(&of("a")))]),
+            "deny wrong_audience 403 n/r0#0"
+        );
+        assert_eq!(summary(&engine, &[("authorization", &bearer(&of("b")))]), "allow valid_token 0 n/r1#0");
+    }
+
+    #[test]
+    fn every_token_in_a_rules_places_must_verify() {
+        let engine = engine(&[&rule("a", "")]);
+        let good = of("a");
+        let expired = token(1, r#"{"iss":"a","exp":1}"#);
+        for (header, param, expected) in [
+            (&good, &good, "allow valid_token 0 n/r0#0"),
+            (&good, &expired, "deny token_expired 401 n/r0#0"),
+            (&expired, &good, "deny token_expired 401 n/r0#0"),
+            (&good, &"x".to_owned(), "deny token_malformed 401 n/r0#0"),
+        ] {
+            let path = format!("/?access_token={param}");
+            let headers = [("authorization", bearer(header)), (":path", path)];
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            assert_eq!(summary(&engine, &headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_named_switches_the_defaults_off() {
+        let engine = engine(&[&rule("a", r#","fromCookies":["c"]"#)]);
+        let cookie = format!("c={}", of("a"));
+        assert_eq!(summary(&engine, &[("authorization", &bearer(&of("a")))]), "allow no_token 0 none");
+        assert_eq!(summary(&engine, &[("cookie", &cookie)]), "allow valid_token 0 n/r0#0");
+    }
+
+    #[test]
+    fn rules_without_an_issuer_take_any() {
+        let rule = format!(r#"{{"jwks":"{}"}}"#, jwks(&[1]));
+        let engine = engine(&[&rule]);
+        for claims in [r#"{"iss":"whoever"}"#, "{}"] {
+            let authorization = bearer(&token(1, claims));
+            assert_eq!(
+                summary(&engine, &[("authorization", &authorization)]),
+                "allow valid_token 0 n/r0#0",
+                "{claims}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_required_token_must_be_there_and_a_preflight_never() {
+        let engine = engine(&[&rule("a", r#","presence":"REQUIRED""#)]);
+        assert_eq!(summary(&engine, &[]), "deny token_missing 401 n/r0#0");
+        let preflight =
+            [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
+        assert_eq!(summary(&engine, &preflight), "allow cors_preflight 0 none");
+        assert_eq!(summary(&engine, &preflight[..2]), "deny token_missing 401 n/r0#0");
+        let challenge = decide(&engine, &[], &mut engine.cache()).reply();
+        assert_eq!(challenge.headers[0].1, r#"Bearer realm="https://api/p""#);
+    }
+
+    #[test]
+    fn without_rules_every_request_passes_as_nobody() {
+        let engine = engine(&[""]);
+        let outcome = decide(&engine, &[("authorization", "Bearer a.b.c")], &mut engine.cache()).decision;
+        assert_eq!(outcome.reason.code, "no_token");
+    }
+
+    #[test]
+    fn a_challenge_repeats_no_query_and_cannot_be_broken_out_of() {
+        let engine = engine(&[&rule("a", "")]);
+        let headers = [(":path", "/a\"b\\c\u{e9}?access_token=x.y.z"), (":authority", "h")];
+        let reply = decide(&engine, &headers, &mut engine.cache()).reply();
+        let value = r#"Bearer realm="https://h/a%22b%5Cc%C3%A9", error="invalid_token""#;
+        assert_eq!((reply.headers[0].0, reply.headers[0].1.as_ref()), ("www-authenticate", value));
+        assert_eq!((reply.status, reply.grpc_status), (401, 16));
+    }
+
+    #[test]
+    fn the_token_is_removed_unless_forwarded() {
+        let path = format!("/p?x=1&access_token={}&y", of("a"));
+        for (rest, edits) in [
+            ("", vec!["Remove(authorization)", "Set(:path, <redacted>)"]),
+            (r#","forwardOriginalToken":true"#, vec![]),
+        ] {
+            let engine = engine(&[&rule("a", rest)]);
+            let headers = [("authorization", bearer(&of("a"))), (":path", path.clone())];
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let outcome = decide(&engine, &headers, &mut engine.cache());
+            let found: Vec<String> = outcome.edits.iter().map(|edit| format!("{edit:?}")).collect();
+            assert_eq!(found, edits, "{rest}");
+            if let Some(Edit::Set(_, path)) = outcome.edits.get(1) {
+                assert_eq!(path, b"/p?x=1&y");
+            }
+        }
+    }
+
+    #[test]
+    fn output_headers_are_stripped_from_clients_on_every_path() {
+        let outputs = r#","outputPayloadToHeader":"x-payload","outputClaimToHeaders":[{"header":"X-Sub","claim":"sub"},{"header":"x-none","claim":"none"}]"#;
+        let engine = engine(&[&rule("a", outputs)]);
+        let spoofed = [("x-sub", "root"), ("x-payload", "e30"), ("x-none", "1")];
+        let strip = vec![Edit::Remove("x-none"), Edit::Remove("x-payload"), Edit::Remove("x-sub")];
+        let preflight =
+            [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
+        for more in [vec![], vec![("authorization", "Bearer bad")], preflight.to_vec()] {
+            let headers: Vec<(&str, &str)> = spoofed.into_iter().chain(more).collect();
+            assert_eq!(decide(&engine, &headers, &mut engine.cache()).edits, strip, "{headers:?}");
+        }
+        let good = of("a");
+        let bearer = bearer(&good);
+        let headers: Vec<(&str, &str)> =
+            spoofed.into_iter().chain([("authorization", bearer.as_str())]).collect();
+        let mut cache = engine.cache();
+        for _ in 0..2 {
+            let edits = decide(&engine, &headers, &mut cache).edits;
+            assert_eq!(edits[..3], strip);
+            let payload = good.split('.').nth(1).unwrap().as_bytes().to_vec();
+            assert!(edits.contains(&Edit::Set(Cow::Borrowed("x-payload"), payload)), "{edits:?}");
+            assert!(edits.contains(&Edit::Set(Cow::Borrowed("x-sub"), b"alice".to_vec())), "{edits:?}");
+            assert_eq!(edits.len(), 6);
+        }
+    }
+
+    #[test]
+    fn the_identity_is_handed_on_with_scopes_as_lists() {
+        let engine = engine(&[&rule("a", r#","spaceDelimitedClaims":["roles"]"#)]);
+        let claims = r#"{"iss":"a","sub":"s","scope":"read  write","roles":"x","other":"a b"}"#;
+        let bearer = bearer(&token(1, claims));
+        let outcome = decide(&engine, &[("authorization", &bearer)], &mut engine.cache());
+        assert_eq!(outcome.principal(), Some(b"a/s".as_slice()));
+        let token = outcome.token().unwrap();
+        assert_eq!(outcome.state(), token.state());
+        let Some(Claim::List(scopes)) = token.claim(&["scope"]) else { panic!("no list") };
+        assert_eq!(scopes.collect::<Vec<_>>(), [Claim::Text(b"read"), Claim::Text(b"write")]);
+        assert!(matches!(token.claim(&["roles"]), Some(Claim::List(_))));
+        assert_eq!(token.text(&["other"]), Some(b"a b".as_slice()));
+        let nobody = decide(&engine, &[], &mut engine.cache());
+        assert_eq!((nobody.state(), nobody.principal()), (Token::anonymous_state(), None));
+    }
+
+    #[test]
+    fn a_verified_token_is_verified_once_and_ends_with_its_date() {
+        let engine = engine(&[&rule("a", "")]);
+        let mut cache = engine.cache();
+        let toy = Toy::default();
+        let bearer = bearer(&of("a"));
+        let headers = [("authorization", bearer.as_str())];
+        for _ in 0..3 {
+            assert!(!decide_at(&engine, &headers, &mut cache, NOW, &toy).decision.refuses());
+        }
+        assert_eq!((toy.calls.get(), cache.len()), (1, 1));
+        let late = Duration::from_secs(1_000_661);
+        let expired = decide_at(&engine, &headers, &mut cache, late, &toy);
+        assert_eq!((expired.decision.reason.code, cache.len()), ("token_expired", 0));
+    }
+
+    #[test]
+    fn a_known_token_in_another_place_is_verified_anew() {
+        let rules = [
+            rule("a", r#","fromHeaders":[{"name":"x"}],"audiences":["api"]"#),
+            rule("a", r#","fromHeaders":[{"name":"y"}]"#),
+        ];
+        let engine = engine(&[&rules.join(",")]);
+        let mut cache = engine.cache();
+        let token = of("a");
+        let reason =
+            |cache: &mut TokenCache, header| decide(&engine, &[(header, &token)], cache).decision.reason.code;
+        assert_eq!(reason(&mut cache, "y"), "valid_token");
+        assert_eq!(reason(&mut cache, "x"), "wrong_audience");
+        assert_eq!(reason(&mut cache, "y"), "valid_token");
+    }
+
+    #[test]
+    fn a_verifier_without_an_answer_refuses_and_is_not_remembered() {
+        let engine = engine(&[&rule("a", "")]);
+        let mut cache = engine.cache();
+        let bearer = bearer(&of("a"));
+        let headers = [("authorization", bearer.as_str())];
+        let broken = Toy { broken: true, ..Toy::default() };
+        let outcome = decide_at(&engine, &headers, &mut cache, NOW, &broken);
+        assert_eq!((outcome.decision.reason.code, outcome.reply().status), ("cannot_verify", 500));
+        assert!(outcome.decision.refuses() && cache.is_empty() && outcome.reply().headers.is_empty());
+    }
+
+    #[test]
+    fn a_token_costs_no_more_with_a_thousand_other_issuers() {
+        let rules: Vec<String> = (0..1000).map(|number| rule(&format!("i{number}"), "")).collect();
+        let engine = engine(&[&rules.join(",")]);
+        let toy = Toy::default();
+        let bad = of("i500").replace("k1", "k2");
+        for token in [of("i500"), of("nobody"), bad] {
+            let bearer = bearer(&token);
+            decide_at(&engine, &[("authorization", &bearer)], &mut engine.cache(), NOW, &toy);
+        }
+        assert!(toy.calls.get() <= 2, "{}", toy.calls.get());
+    }
+
+    #[test]
+    fn verify_token_agrees_with_decide() {
+        let engine = engine(&[&rule("a", "")]);
+        let toy = Toy::default();
+        assert!(engine.verify_token(of("a").as_bytes(), NOW, &toy).is_ok());
+        assert_eq!(engine.verify_token(of("b").as_bytes(), NOW, &toy), Err(Refusal::UnknownIssuer));
+        assert_eq!(engine.verify_token(b"", NOW, &toy), Err(Refusal::NotCompact));
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused_by_name() {
+        for (rule, message) in [
+            (
+                r#"{"issuer":"a","jwksUri":"https://a/jwks"}"#,
+                "jwtRules[0].jwksUri: fetching keys is not supported",
+            ),
+            (r#"{"issuer":"a"}"#, "jwtRules[0]: has neither `jwks` nor `jwksUri`"),
+            (r#"{"issuer":"a","jwks":"{\"keys\":[]}"}"#, "jwtRules[0].jwks: holds no key that can be used"),
+        ] {
+            let problems = Engine::load(configuration(&[rule], "").as_bytes()).unwrap_err();
+            let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            assert!(all.join("\n").contains(message), "{all:?}");
+        }
+        // Also where it does not apply to this workload: the mistake is in the document.
+        let elsewhere = configuration(&[r#"{"issuer":"a"}"#], r#","workload":{"namespace":"other"}"#);
+        assert!(Engine::load(elsewhere.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn only_rules_for_the_workload_take_effect() {
+        let text = configuration(&[&rule("a", "")], r#","workload":{"namespace":"other"}"#);
+        let (engine, _) = Engine::load(text.as_bytes()).unwrap();
+        assert_eq!(engine.resources(), [("RequestAuthentication", 0)]);
+        assert_eq!(summary(&engine, &[("authorization", "Bearer bad")]), "allow no_token 0 none");
+    }
+
+    #[test]
+    fn settings_bound_the_token_and_the_cache() {
+        let rest = r#","settings":{"maxTokenBytes":256,"tokenCache":{"bytes":0}}"#;
+        let (engine, _) = Engine::load(configuration(&[&rule("a", "")], rest).as_bytes()).unwrap();
+        let long = bearer(&token(1, &format!(r#"{{"iss":"a","x":"{}"}}"#, "y".repeat(256))));
+        assert_eq!(summary(&engine, &[("authorization", &long)]), "deny token_too_large 401 none");
+        let mut cache = engine.cache();
+        let short = bearer(&token(1, r#"{"iss":"a"}"#));
+        assert!(!decide(&engine, &[("authorization", &short)], &mut cache).decision.refuses());
+        assert!(cache.is_empty());
+        for bad in
+            [r#"{"maxTokenBytes":1}"#, r#"{"tokenCache":{"byte":1}}"#, r#"{"tokenCache":{"bytes":-1}}"#]
+        {
+            let rest = format!(r#","settings":{bad}"#);
+            assert!(Engine::load(configuration(&[], &rest).as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_type_prints_a_token_or_a_key() {
+        let engine = engine(&[&rule("a", r#","outputClaimToHeaders":[{"header":"x-s","claim":"sub"}]"#)]);
+        let mut cache = engine.cache();
+        let token = token(1, r#"{"iss":"a","sub":"hunter2"}"#);
+        let bearer = bearer(&token);
+        let path = format!("/?access_token={token}");
+        let outcome = decide(&engine, &[("authorization", &bearer)], &mut cache);
+        let refused = decide(&engine, &[("authorization", "Bearer hunter2"), (":path", &path)], &mut cache);
+        let jws = crate::Jws::parse(token.as_bytes()).unwrap();
+        let claims = crate::Claims::parse(jws.raw_payload).unwrap();
+        let printed = format!(
+            "{engine:?} {cache:?} {outcome:?} {refused:?} {:?} {jws:?} {claims:?} {:#?} {}",
+            refused.reply(),
+            outcome.verified,
+            refused.decision.details()
+        );
+        let modulus = URL_SAFE_NO_PAD.encode(modulus(1));
+        for secret in ["hunter2", &token[..20], &token[token.len() - 10..], &modulus[..20], "129, 129, 129"] {
+            assert!(!printed.contains(secret), "{secret} in {printed}");
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_token_is_accepted_and_none_panics() {
+        let engine = engine(&[&rule("a", r#","audiences":["api"]"#)]);
+        let good = token(1, r#"{"iss":"a","sub":"alice","aud":"api","exp":1000600}"#).into_bytes();
+        let toy = Toy::default();
+        assert!(engine.verify_token(&good, NOW, &toy).is_ok());
+        for at in 0..good.len() {
+            for change in [0x01u8, 0x20, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= change;
+                assert!(engine.verify_token(&bad, NOW, &toy).is_err(), "byte {at} ^ {change}");
+            }
+            for insert in [b'.', b'=', b'A', b' ', 0, 0xff] {
+                let mut bad = good.clone();
+                bad.insert(at, insert);
+                assert!(engine.verify_token(&bad, NOW, &toy).is_err(), "{insert} before {at}");
+            }
+            assert!(engine.verify_token(&good[..at], NOW, &toy).is_err(), "cut at {at}");
+            assert!(engine.verify_token(&good[at + 1..], NOW, &toy).is_err(), "begun after {at}");
+        }
+    }
+
+    #[test]
+    fn random_bytes_in_every_place_never_panic_and_never_pass() {
+        let rules =
+            rule("a", r#","fromHeaders":[{"name":"h","prefix":"P"}],"fromParams":["t"],"fromCookies":["c"]"#);
+        let engine = engine(&[&rules]);
+        let alphabet = b"eyJ0.-_=AP%2;\"& \x00\xff\xc3{}:,";
+        let mut state = 1u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        for round in 0..5_000 {
+            let length = next(60);
+            let bytes: Vec<u8> = (0..length).map(|_| alphabet[next(alphabet.len())]).collect();
+            let header = [b"P", bytes.as_slice()].concat();
+            let path = [b"/?t=", bytes.as_slice()].concat();
+            let cookie = [b"c=", bytes.as_slice()].concat();
+            for (name, value) in [("h", header), (":path", path), ("cookie", cookie)] {
+                let block = HeaderBlock::from_pairs([(name, value)]);
+                let request = Request { headers: &block, facts: Facts::new(&NoProperties, engine.sources()) };
+                let outcome = engine.decide(&request, NOW, &Toy::default(), &mut engine.cache());
+                assert!(outcome.decision.refuses(), "round {round}: {bytes:?}");
+            }
+        }
+    }
+}
