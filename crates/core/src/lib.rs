@@ -6,6 +6,8 @@
 //! - [`identity`]: the caller's verified token, as the `jwt` filter hands it to the others;
 //! - [`decision`]: what was decided, by which rule, why, and the reply that gives it a face;
 //! - [`text`]: string patterns; [`regex`]: regular expressions; [`secret`]: values that are never printed.
+//! - [`operation`]: what a request does, as AuthorizationPolicy's `to.operation` names it;
+//! - [`text`]: string patterns; [`secret`]: values that are never printed.
 //!
 //! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
 
@@ -15,6 +17,7 @@ pub mod facts;
 pub mod headers;
 pub mod identity;
 pub mod regex;
+pub mod operation;
 pub mod request;
 pub mod secret;
 pub mod text;

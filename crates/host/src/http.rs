@@ -89,8 +89,14 @@ impl Http {
 
     /// Answers the request here, with response code details.
     pub fn reply(&self, reply: &LocalReply) -> Action {
-        let pairs: Vec<(&str, &[u8])> =
-            reply.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        self.reply_with(reply, &[])
+    }
+
+    /// [`Self::reply`] with headers whose names come from the configuration.
+    pub fn reply_with(&self, reply: &LocalReply, more: &[(String, String)]) -> Action {
+        let own = reply.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let more = more.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let pairs: Vec<(&str, &[u8])> = own.chain(more).collect();
         let headers = headers::encode(&pairs);
         let grpc_status = i32::from(reply.grpc_status);
         let sent = abi::send_local_response(

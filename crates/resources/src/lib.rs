@@ -10,6 +10,10 @@ pub mod host_name;
 mod kind;
 mod metadata;
 pub mod request_authentication;
+mod operation;
+mod rate_limit;
+pub mod operation;
+pub mod rate_limit;
 mod scope;
 pub mod virtual_service;
 

@@ -1,0 +1,40 @@
+//! Why a request was limited, let through or refused.
+
+use sailcloth_core::decision::Reason;
+
+/// The reasons of this engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Reasons;
+
+impl Reasons {
+    /// Within every limit.
+    pub const WITHIN: Reason = Reason::pass("within_limit");
+    /// No rule counts this request.
+    pub const NO_RULE: Reason = Reason::pass("no_rule_matched");
+    /// The rule does not count requests without its key.
+    pub const SKIPPED: Reason = Reason::pass("key_missing");
+    /// Over the limit of the client's own bucket.
+    pub const LIMITED: Reason = limited("limited");
+    /// Over the limit of the bucket that clients without a place share.
+    pub const CROWDED: Reason = limited("slots_full");
+    /// Other workers changed the bucket at every attempt.
+    pub const CONTENDED: Reason = limited("contended");
+    /// The shared store failed.
+    pub const STORE: Reason = failed("store_error");
+    /// The key asks for the peer's address, which is not known.
+    pub const NO_ADDRESS: Reason = failed("peer_address_unavailable");
+    /// The key asks for the peer's identity, which cannot be asked for.
+    pub const NO_PEER: Reason = failed("peer_identity_unavailable");
+    /// The key asks for the caller's token, and no filter has verified one.
+    pub const NO_TOKEN: Reason = failed("token_unavailable");
+    /// The match asks for the connection's port, which is not known.
+    pub const NO_PORT: Reason = failed("port_unavailable");
+}
+
+const fn limited(code: &'static str) -> Reason {
+    Reason { code, status: 429, grpc_status: 8, body: "rate limit exceeded" }
+}
+
+const fn failed(code: &'static str) -> Reason {
+    Reason { code, status: 500, grpc_status: 13, body: "" }
+}
