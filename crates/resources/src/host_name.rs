@@ -43,7 +43,8 @@ pub fn problem_of_host(host: &str) -> Option<&'static str> {
 
 fn problem_of_label(label: &str) -> Option<&'static str> {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
-    let edges = label.bytes().next().is_some_and(is_letter) && label.bytes().next_back().is_some_and(is_letter);
+    let edges =
+        label.bytes().next().is_some_and(is_letter) && label.bytes().next_back().is_some_and(is_letter);
     if label.is_empty() {
         Some("a label is empty")
     } else if label.len() > 63 {

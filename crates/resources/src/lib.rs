@@ -9,11 +9,9 @@ mod config;
 pub mod host_name;
 mod kind;
 mod metadata;
-pub mod request_authentication;
-mod operation;
-mod rate_limit;
 pub mod operation;
 pub mod rate_limit;
+pub mod request_authentication;
 mod scope;
 pub mod virtual_service;
 

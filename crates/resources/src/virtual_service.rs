@@ -142,7 +142,8 @@ fn read_hosts(fields: &Fields<'_>, in_mesh: bool) -> Vec<String> {
     let listed = fields.get("hosts");
     let hosts = listed.as_ref().and_then(|value| value.list(|host| read_host(&host, in_mesh)));
     let hosts = hosts.unwrap_or_default();
-    let is_empty = listed.as_ref().is_none_or(|value| matches!(value.node(), Node::List(items) if items.is_empty()));
+    let is_empty =
+        listed.as_ref().is_none_or(|value| matches!(value.node(), Node::List(items) if items.is_empty()));
     if is_empty {
         fields.value().error(format!("`hosts` is empty, which makes this a delegate; `delegate` {LATER}"));
     }
@@ -177,7 +178,8 @@ fn read_host(value: &Value<'_>, in_mesh: bool) -> Option<String> {
 fn read_gateways(value: &Value<'_>) -> Option<Vec<String>> {
     value.list(|item| {
         let gateway = item.non_empty_text()?;
-        let (namespace, name) = gateway.split_once('/').map_or((None, gateway), |(space, name)| (Some(space), name));
+        let (namespace, name) =
+            gateway.split_once('/').map_or((None, gateway), |(space, name)| (Some(space), name));
         for part in namespace.into_iter().chain([name]) {
             if part != "*" && problem_of_host(part).is_some() || part.contains('*') {
                 item.error(format!("`{gateway}` is not a gateway; expected `name` or `namespace/name`"));
@@ -237,11 +239,15 @@ fn read_route(value: &Value<'_>) -> Option<HttpRoute> {
         fields.refuse(name, why);
     }
     let matches = fields.get("match").and_then(|value| value.list(|item| read_match(&item)));
-    let destinations = fields.required("route").and_then(|value| read_destinations(&value)).unwrap_or_default();
+    let destinations =
+        fields.required("route").and_then(|value| read_destinations(&value)).unwrap_or_default();
     Some(HttpRoute {
         matches: matches.unwrap_or_default(),
         destinations,
-        timeout: fields.get("timeout").and_then(|value| read_timeout(&value, true)).filter(|time| !time.is_zero()),
+        timeout: fields
+            .get("timeout")
+            .and_then(|value| read_timeout(&value, true))
+            .filter(|time| !time.is_zero()),
         retries: fields.get("retries").and_then(|value| read_retries(&value)),
     })
 }
@@ -253,7 +259,8 @@ fn read_match(value: &Value<'_>) -> Option<HttpMatch> {
     fields.refuse("gateways", LATER);
     fields.refuse("sourceLabels", CALLER);
     fields.refuse("sourceNamespace", CALLER);
-    fields.refuse("statPrefix", "is not supported: statistics by route are Envoy's; the filter counts by rule");
+    fields
+        .refuse("statPrefix", "is not supported: statistics by route are Envoy's; the filter counts by rule");
     let text = |name| fields.get(name).and_then(|value| read_string_match(&value, false));
     let read = HttpMatch {
         uri: fields.get("uri").and_then(|value| read_string_match(&value, true)),
@@ -278,7 +285,9 @@ fn read_headers(value: &Value<'_>) -> Vec<(String, StringMatch)> {
             value.error(format!("`{name}` is not a header name"));
         }
         if matches!(name, "uri" | "scheme" | "method" | "authority") {
-            value.warn(format!("matches a header that is called `{name}`; the field of that name is beside `headers`"));
+            value.warn(format!(
+                "matches a header that is called `{name}`; the field of that name is beside `headers`"
+            ));
         }
         Some((name.to_ascii_lowercase(), read_string_match(&value, false)?))
     });
@@ -413,7 +422,8 @@ fn read_retries(value: &Value<'_>) -> Option<Retries> {
     for name in ["backoff", "retryRemoteLocalities", "retryIgnorePreviousHosts"] {
         fields.refuse(name, cannot);
     }
-    let attempts = fields.get("attempts").and_then(|value| value.integer(0, i64::from(i32::MAX))).unwrap_or_default();
+    let attempts =
+        fields.get("attempts").and_then(|value| value.integer(0, i64::from(i32::MAX))).unwrap_or_default();
     let per_try = fields.get("perTryTimeout");
     let retry_on = fields.get("retryOn");
     if attempts == 0 {

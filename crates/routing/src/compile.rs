@@ -23,7 +23,14 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
         settings: &config.settings,
         workload,
         problems,
-        clusters: config.settings.clusters.as_deref().unwrap_or_default().iter().map(String::as_str).collect(),
+        clusters: config
+            .settings
+            .clusters
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .map(String::as_str)
+            .collect(),
         engine: Engine {
             hosts: Hosts::default(),
             tables: Vec::new(),
@@ -122,7 +129,9 @@ impl Compiler<'_> {
         }
         for (host, table) in &names {
             for alias in self.aliases(host) {
-                if !self.engine.hosts.add(&alias, *table) && self.engine.hosts.find(alias.as_bytes()) != Some(*table) {
+                if !self.engine.hosts.add(&alias, *table)
+                    && self.engine.hosts.find(alias.as_bytes()) != Some(*table)
+                {
                     let message = format!("`{alias}` does not reach `{host}`: another host has that name");
                     self.report(Severity::Warning, &Path::default(), message);
                 }
@@ -143,10 +152,12 @@ impl Compiler<'_> {
                 if let Some((first, _)) = documents.first().and_then(|first| applied.get(*first)) {
                     let (taken, first) = (self.full_host(document, host), first.metadata.id());
                     if self.is_gateway() {
-                        let message = format!("host `{taken}` also has rules in `{first}`, which are tried before");
+                        let message =
+                            format!("host `{taken}` also has rules in `{first}`, which are tried before");
                         self.report(Severity::Warning, &document.path, message);
                     } else {
-                        let message = format!("host `{taken}` has its rules in `{first}`; these take no effect on it");
+                        let message =
+                            format!("host `{taken}` has its rules in `{first}`; these take no effect on it");
                         self.report(Severity::Warning, &document.path, message);
                         continue;
                     }
@@ -182,7 +193,8 @@ impl Compiler<'_> {
     /// `a.ns.svc`, `a.ns` and, for callers in its namespace, `a` of the service `a.ns.svc.cluster.local`.
     fn aliases(&self, host: &str) -> Vec<String> {
         let suffix = format!(".svc.{}", self.settings.domain);
-        let Some((name, namespace)) = host.strip_suffix(&suffix).and_then(|service| service.split_once('.')) else {
+        let Some((name, namespace)) = host.strip_suffix(&suffix).and_then(|service| service.split_once('.'))
+        else {
             return Vec::new();
         };
         if name.contains('*') || namespace.contains('.') {

@@ -111,7 +111,8 @@ impl Conditions {
             .filter_map(|(name, value)| Some(HeaderCondition::new(name, value.as_ref()?, false)))
             .collect();
         headers.extend(rule.headers.iter().map(|(name, value)| HeaderCondition::new(name, value, false)));
-        headers.extend(rule.without_headers.iter().map(|(name, value)| HeaderCondition::new(name, value, true)));
+        headers
+            .extend(rule.without_headers.iter().map(|(name, value)| HeaderCondition::new(name, value, true)));
         Self { path: PathCondition::of(rule), headers, params: rule.query_params.clone() }
     }
 

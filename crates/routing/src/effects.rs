@@ -50,7 +50,11 @@ pub struct Effects<'e> {
 
 impl<'e> Effects<'e> {
     /// The edits for a request that goes to `cluster` by a rule with these controls.
-    pub(crate) fn route(headers: &'e HeaderBlock, controls: &'e [(&'static str, String)], cluster: &'e str) -> Self {
+    pub(crate) fn route(
+        headers: &'e HeaderBlock,
+        controls: &'e [(&'static str, String)],
+        cluster: &'e str,
+    ) -> Self {
         let mut set = vec![(CLUSTER_HEADER, cluster)];
         set.extend(controls.iter().map(|(name, value)| (*name, value.as_str())));
         let mut remove: Vec<&str> = Vec::new();

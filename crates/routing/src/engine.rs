@@ -104,7 +104,9 @@ impl Engine {
     /// # Errors
     /// Every problem, when one of them refuses the configuration; beside the engine stand the warnings.
     pub fn load(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        Config::<VirtualService, Settings>::load(text, Settings::read, |config, problems| compile(&config, problems))
+        Config::<VirtualService, Settings>::load(text, Settings::read, |config, problems| {
+            compile(&config, problems)
+        })
     }
 
     /// [`Engine::load`] from a tree.

@@ -60,7 +60,9 @@ fn without_port(authority: &[u8]) -> &[u8] {
     let colon = authority.iter().rposition(|byte| *byte == b':');
     let bracket = authority.iter().rposition(|byte| *byte == b']');
     match colon {
-        Some(colon) if bracket.is_none_or(|bracket| bracket < colon) => authority.get(..colon).unwrap_or(authority),
+        Some(colon) if bracket.is_none_or(|bracket| bracket < colon) => {
+            authority.get(..colon).unwrap_or(authority)
+        }
         _ => authority,
     }
 }
@@ -78,7 +80,9 @@ mod tests {
     #[test]
     fn exact_beats_wildcard_and_the_longer_wildcard_beats_the_shorter() {
         let mut hosts = Hosts::default();
-        for (table, host) in ["*", "*.com", "*.shop.com", "*-api.shop.com", "a.shop.com", "[::1]"].iter().enumerate() {
+        for (table, host) in
+            ["*", "*.com", "*.shop.com", "*-api.shop.com", "a.shop.com", "[::1]"].iter().enumerate()
+        {
             assert!(hosts.add(host, table));
         }
         for (authority, table) in [

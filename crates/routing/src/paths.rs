@@ -84,7 +84,8 @@ impl Iterator for Candidates<'_> {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        let least = self.0.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list.first().copied())?;
+        let least =
+            self.0.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list.first().copied())?;
         let (first, rest) = least.split_first()?;
         *least = rest;
         Some(*first)

@@ -38,7 +38,8 @@ impl Settings {
     pub fn read(fields: &Fields<'_>) -> Self {
         let written = fields.get("cluster");
         let template = written.and_then(|value| Template::read(&value, value.non_empty_text()?));
-        let clusters = fields.get("clusters").map(|value| value.list(|item| read_cluster(&item)).unwrap_or_default());
+        let clusters =
+            fields.get("clusters").map(|value| value.list(|item| read_cluster(&item)).unwrap_or_default());
         if clusters.is_none() {
             fields.value().error(
                 "missing field `clusters`: the names of the clusters that this Envoy has; a route to any other would \
@@ -80,7 +81,8 @@ impl Template {
         let mut segments = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or_else(|| format!("`{text}` has a `{{` without `}}`"))?;
+            let (name, after) =
+                after.split_once('}').ok_or_else(|| format!("`{text}` has a `{{` without `}}`"))?;
             segments.push(Segment::Text(before.to_owned()));
             segments.push(match name {
                 "host" => Segment::Host,
@@ -88,7 +90,9 @@ impl Template {
                 "subset" => Segment::Subset,
                 _ => {
                     let hint = did_you_mean(name, &["host", "port", "subset"]);
-                    return Err(format!("unknown place `{{{name}}}`{hint}; there are `{{host}}`, `{{port}}`, `{{subset}}`"));
+                    return Err(format!(
+                        "unknown place `{{{name}}}`{hint}; there are `{{host}}`, `{{port}}`, `{{subset}}`"
+                    ));
                 }
             });
             rest = after;

@@ -113,7 +113,12 @@ fn unknown_hosts_and_paths_are_404() {
 #[test]
 fn all_names_of_a_service_reach_it() {
     let engine = seed();
-    for host in ["api-service", "api-service.production", "api-service.production.svc:80", "API-SERVICE.production.svc.cluster.local."] {
+    for host in [
+        "api-service",
+        "api-service.production",
+        "api-service.production.svc:80",
+        "API-SERVICE.production.svc.cluster.local.",
+    ] {
         assert_eq!(chosen(&engine, &[(":path", "/"), (":authority", host)], 0), V1, "{host}");
     }
     for host in ["api-service.staging", "x.api-service", "api-service.production.svc.cluster.local.evil"] {
@@ -173,8 +178,11 @@ fn values_that_are_not_text_match_no_pattern_and_do_no_harm() {
         to("b")
     );
     let engine = engine(&rules(&http));
-    let headers =
-        HeaderBlock::from_pairs([(":path", b"/\xff\xfe".as_slice()), (":authority", b"\xff"), ("x-a", b"\xff")]);
+    let headers = HeaderBlock::from_pairs([
+        (":path", b"/\xff\xfe".as_slice()),
+        (":authority", b"\xff"),
+        ("x-a", b"\xff"),
+    ]);
     let request = Request { headers: &headers, facts: Facts::new(&NoProperties, engine.sources()) };
     assert_eq!(engine.decide(&request, 0).cluster(), Some("b.x"));
 }
@@ -209,7 +217,14 @@ fn weighted(weights: &[u32]) -> Result<Engine, Vec<String>> {
 
 #[test]
 fn weights_are_shares_of_their_sum() {
-    for weights in [&[90, 10][..], &[1, 1, 1], &[0, 5, 95], &[33, 33, 34], &[1, 0, 999], &[7, 2_000_000_000, 2_000_000_000]] {
+    for weights in [
+        &[90, 10][..],
+        &[1, 1, 1],
+        &[0, 5, 95],
+        &[33, 33, 34],
+        &[1, 0, 999],
+        &[7, 2_000_000_000, 2_000_000_000],
+    ] {
         let engine = weighted(weights).unwrap();
         let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         // A grid over all numbers hits each destination in proportion, to within one point per border.
@@ -299,8 +314,11 @@ fn what_a_client_sent_is_replaced_or_removed_never_merged() {
             ("x-sail", "kept"),
         ],
     );
-    let expected =
-        pairs(&[("x-sailcloth-cluster", "a.x"), ("x-envoy-upstream-rq-timeout-ms", "0"), ("x-envoy-max-retries", "0")]);
+    let expected = pairs(&[
+        ("x-sailcloth-cluster", "a.x"),
+        ("x-envoy-upstream-rq-timeout-ms", "0"),
+        ("x-envoy-max-retries", "0"),
+    ]);
     assert_eq!(set, expected);
     assert_eq!(remove, ["x-sailcloth-user", "x-envoy-retry-on", "x-envoy-upstream-rq-per-try-timeout-ms"]);
 }
@@ -310,8 +328,12 @@ fn a_cluster_that_does_not_exist_is_refused_where_it_is_named() {
     assert_eq!(
         errors(&config(SEED, &[V1])),
         [
-            format!("resources[0].spec.http[0].route[1].destination: its cluster `{V2}` is not in `settings.clusters`; did you mean `{V1}`?"),
-            format!("resources[0].spec.http[1].route[0].destination: its cluster `{V2}` is not in `settings.clusters`; did you mean `{V1}`?"),
+            format!(
+                "resources[0].spec.http[0].route[1].destination: its cluster `{V2}` is not in `settings.clusters`; did you mean `{V1}`?"
+            ),
+            format!(
+                "resources[0].spec.http[1].route[0].destination: its cluster `{V2}` is not in `settings.clusters`; did you mean `{V1}`?"
+            ),
         ]
     );
     let without = format!(r#"{{"resources":[{SEED}]}}"#);
@@ -348,13 +370,18 @@ fn what_this_version_cannot_carry_out_is_refused_by_name() {
         ("corsPolicy", "{}"),
     ] {
         let problems = errors(&rules(&format!(r#"{{{},"{field}":{value}}}"#, to("a"))));
-        let expected =
-            format!("resources[0].spec.http[0].{field}: `{field}` is not supported by this version of the routing filter");
+        let expected = format!(
+            "resources[0].spec.http[0].{field}: `{field}` is not supported by this version of the routing filter"
+        );
         assert_eq!(problems, [expected]);
     }
-    for (field, value) in
-        [("port", "80"), ("gateways", "[]"), ("sourceLabels", "{}"), ("sourceNamespace", r#""a""#), ("statPrefix", r#""a""#)]
-    {
+    for (field, value) in [
+        ("port", "80"),
+        ("gateways", "[]"),
+        ("sourceLabels", "{}"),
+        ("sourceNamespace", r#""a""#),
+        ("statPrefix", r#""a""#),
+    ] {
         let problems = errors(&rules(&format!(r#"{{"match":[{{"{field}":{value}}}],{}}}"#, to("a"))));
         let start = format!("resources[0].spec.http[0].match[0].{field}: `{field}` is not supported");
         assert!(problems.len() == 1 && problems[0].starts_with(&start), "{problems:?}");
@@ -416,9 +443,14 @@ fn only_what_is_bound_to_the_proxy_and_visible_takes_effect() {
         (r#","exportTo":["m"]"#, r#"{"namespace":"m"}"#, true),
         (r#","exportTo":["*"]"#, r#"{"namespace":"m"}"#, true),
     ] {
-        let engine = engine(&with_workload(&[service("one", "h.x", extra, &format!("{{{}}}", to("a")))], workload));
+        let engine =
+            engine(&with_workload(&[service("one", "h.x", extra, &format!("{{{}}}", to("a")))], workload));
         let expected = if applies { "a.x" } else { "no_virtual_host" };
-        assert_eq!(chosen(&engine, &[(":path", "/"), (":authority", "h.x")], 0), expected, "{extra} {workload}");
+        assert_eq!(
+            chosen(&engine, &[(":path", "/"), (":authority", "h.x")], 0),
+            expected,
+            "{extra} {workload}"
+        );
         assert_eq!(engine.resources(), [("VirtualService", usize::from(applies))]);
     }
 }
@@ -429,7 +461,9 @@ fn an_unreachable_rule_is_a_warning() {
     let (_, warnings) = Engine::load(text.as_bytes()).unwrap();
     assert_eq!(
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["resources[0].spec.http[1]: is never reached: an earlier rule has no `match` and takes every request"]
+        [
+            "resources[0].spec.http[1]: is never reached: an earlier rule has no `match` and takes every request"
+        ]
     );
 }
 
@@ -449,9 +483,9 @@ fn oracle(engine: &Engine, authority: &str, request: &Request<'_>) -> Option<usi
     let table = engine.hosts.find(authority.as_bytes())?;
     let view = crate::condition::View::new(request);
     let entries = &engine.tables[table].entries;
-    let found = entries
-        .iter()
-        .find(|entry| entry.conditions.path.matches(request.path()) && entry.conditions.hold_beside_path(&view));
+    let found = entries.iter().find(|entry| {
+        entry.conditions.path.matches(request.path()) && entry.conditions.hold_beside_path(&view)
+    });
     found.map(|entry| entry.rule)
 }
 
@@ -469,7 +503,8 @@ fn the_index_decides_as_the_naive_loop_does() {
             let text = dice.roll(&texts);
             let text = if kind == "regex" { format!("{text}.?") } else { text.to_owned() };
             let case = dice.roll(&["", "", "", r#","ignoreUriCase":true"#]);
-            let header = dice.roll(&["", "", r#","headers":{"x":{"exact":"1"}}"#, r#","withoutHeaders":{"x":{}}"#]);
+            let header =
+                dice.roll(&["", "", r#","headers":{"x":{"exact":"1"}}"#, r#","withoutHeaders":{"x":{}}"#]);
             let uri = if dice.roll(&[true, true, true, false]) {
                 format!(r#""uri":{{"{kind}":"{text}"}}{case}{header}"#)
             } else {
@@ -481,8 +516,10 @@ fn the_index_decides_as_the_naive_loop_does() {
         for path in paths {
             for value in ["", "1"] {
                 let headers = [(":path", path), (":authority", "h"), ("x", value)];
-                let headers = HeaderBlock::from_pairs(headers.into_iter().filter(|(_, value)| !value.is_empty()));
-                let request = Request { headers: &headers, facts: Facts::new(&NoProperties, engine.sources()) };
+                let headers =
+                    HeaderBlock::from_pairs(headers.into_iter().filter(|(_, value)| !value.is_empty()));
+                let request =
+                    Request { headers: &headers, facts: Facts::new(&NoProperties, engine.sources()) };
                 let expected = oracle(&engine, "h", &request);
                 let outcome = engine.decide(&request, 0);
                 let actual = outcome.decision.by.map(|by| by.id);

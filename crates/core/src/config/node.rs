@@ -80,8 +80,8 @@ impl Node {
                 clippy::cast_precision_loss,
                 reason = "a Struct has only doubles; both forms must agree"
             )]
-            Self::Integer(number) => out.push_str(&(*number as f64).to_string()),
-            Self::Float(number) => out.push_str(&number.to_string()),
+            Self::Integer(number) => write_number(*number as f64, out),
+            Self::Float(number) => write_number(*number, out),
             Self::Text(text) => write_text(text, out),
             Self::List(items) => {
                 out.push('[');
@@ -132,6 +132,12 @@ impl Node {
             _ => false,
         }
     }
+}
+
+/// The bits, since formatting a double brings 20 kB of code into every module.
+fn write_number(number: f64, out: &mut String) {
+    out.push('#');
+    out.push_str(&number.to_bits().to_string());
 }
 
 /// The length first, so that no two texts run into each other.

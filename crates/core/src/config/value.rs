@@ -147,22 +147,6 @@ impl<'n> Value<'n> {
         Some(number)
     }
 
-    /// A number from `min` to `max`.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "ranges of configuration are far below 2^52")]
-    pub fn number(&self, min: f64, max: f64) -> Option<f64> {
-        let number = match self.node {
-            Node::Integer(number) => *number as f64,
-            Node::Float(number) => *number,
-            _ => return self.unexpected("a number"),
-        };
-        if !(min..=max).contains(&number) {
-            self.error(format!("{number} is out of range; expected {min} to {max}"));
-            return None;
-        }
-        Some(number)
-    }
-
     /// A duration such as `10s`, `1m30s`, `250ms` (Istio writes them like Go).
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {

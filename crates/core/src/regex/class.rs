@@ -132,6 +132,7 @@ impl Class {
 
 fn other_case(letter: u32) -> Option<u32> {
     let letter = char::from_u32(letter).filter(char::is_ascii_alphabetic)?;
-    let other = if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+    let other =
+        if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
     Some(u32::from(other))
 }

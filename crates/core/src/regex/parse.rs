@@ -115,7 +115,9 @@ impl<'p> Parser<'p> {
         }
         let _lazy = self.take("?");
         match self.repetition()? {
-            Some(_) => Err(RegexError::new("a repetition of a repetition; write a group around the inner one")),
+            Some(_) => {
+                Err(RegexError::new("a repetition of a repetition; write a group around the inner one"))
+            }
             None => Ok(repeat),
         }
     }
@@ -196,7 +198,8 @@ impl<'p> Parser<'p> {
 
     /// `d`, `D`, `s`, `S`, `w`, `W` after a backslash.
     fn perl_class(&mut self, flags: Flags) -> Result<Option<Class>, RegexError> {
-        let Some((letter, class)) = self.peek().and_then(|letter| Some((letter, Class::perl(letter)?))) else {
+        let Some((letter, class)) = self.peek().and_then(|letter| Some((letter, Class::perl(letter)?)))
+        else {
             return Ok(None);
         };
         self.next();
