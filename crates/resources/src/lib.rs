@@ -14,6 +14,7 @@ pub mod rate_limit;
 pub mod request_authentication;
 mod scope;
 pub mod virtual_service;
+pub mod telemetry;
 
 pub use config::{CommonSettings, Config, Loaded, Resource};
 pub use kind::Kind;
