@@ -83,11 +83,11 @@ fn up() -> Result<u8> {
     let running = detached.leave_running();
     say(&format!("running: {}", running.join(", ")));
     say(&format!(
-        "\nTry:\n  curl -i localhost:{web}/api/v1/users                        # as web-service: 200, nine times in ten from v1\n  \
-         curl -i localhost:{batch}/api/v1/users                        # as batch-service: 403\n  \
-         curl -i localhost:{web}/health -A 'Chrome/149'                 # v2\n  \
+        "\nTry:\n  curl -i -H 'host: api-service' localhost:{web}/api/v1/users    # as web-service: 200, nine times in ten from v1\n  \
+         curl -i -H 'host: api-service' localhost:{batch}/api/v1/users    # as batch-service: 403\n  \
+         curl -i -H 'host: api-service' localhost:{web}/health -A 'Chrome/149'    # v2\n  \
          TOKEN=$(curl -s 'localhost:{issuer}/token?sub=alice&aud=api-service' | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])')\n  \
-         curl -i localhost:{web}/api/v1/admin -H \"authorization: Bearer $TOKEN\"\n  \
+         curl -i -H 'host: api-service' localhost:{web}/api/v1/admin -H \"authorization: Bearer $TOKEN\"\n  \
          curl -s localhost:{admin}/stats/prometheus | grep -E '^(istio|sailcloth)_'\n\nStop it with `make down`.",
         web = addresses.as_web_service,
         batch = addresses.as_batch_service,

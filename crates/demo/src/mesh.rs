@@ -162,12 +162,18 @@ fn start_services(starter: &mut Starter<'_>, addresses: Addresses) -> Result<Vec
             .args([command, "--listen", &format!("127.0.0.1:{port}")])
             .args(rest)
     };
-    let api = format!("http://127.0.0.1:{}", addresses.as_web_service);
+    // The API by its name, reached through the sidecar as HTTP proxy: as in the mesh to come.
+    let sidecar = format!("http://127.0.0.1:{}", addresses.as_web_service);
     let specs = [
         (service("api-service-v1", "api-service", addresses.api_v1, &["--version", "v1"]), addresses.api_v1),
         (service("api-service-v2", "api-service", addresses.api_v2, &["--version", "v2"]), addresses.api_v2),
         (
-            service("web-service", "web-service", addresses.web_service, &["--api", &api]),
+            service(
+                "web-service",
+                "web-service",
+                addresses.web_service,
+                &["--api", "http://api-service", "--proxy", &sidecar],
+            ),
             addresses.web_service,
         ),
         (service("issuer", "issuer", addresses.issuer, &["--issuer", ISSUER]), addresses.issuer),

@@ -13,8 +13,8 @@ pub mod operation;
 pub mod rate_limit;
 pub mod request_authentication;
 mod scope;
-pub mod virtual_service;
 pub mod telemetry;
+pub mod virtual_service;
 
 pub use config::{CommonSettings, Config, Loaded, Resource};
 pub use kind::Kind;

@@ -68,7 +68,12 @@ struct Service {
 
 fn router(args: Args) -> Router {
     let service = Arc::new(Service { args, requests: AtomicU64::new(0) });
-    Router::new().route("/health", get(|| async { "ok\n" })).fallback(echo).with_state(service)
+    Router::new().route("/health", get(health)).fallback(echo).with_state(service)
+}
+
+/// Says which version is healthy: a route that sends health checks elsewhere shows.
+async fn health(State(service): State<Arc<Service>>) -> Response {
+    ([("x-version", service.args.version.as_str())], "ok\n").into_response()
 }
 
 async fn echo(State(service): State<Arc<Service>>, request: Request) -> Response {
