@@ -9,6 +9,7 @@ use std::time::Duration;
 use sailcloth_core::config::{Node, Problem, Problems};
 use sailcloth_core::decision::{Decision, Filter, Mode, Reason, RuleRef, Verdict};
 use sailcloth_core::facts::Sources;
+use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::identity::Token;
 use sailcloth_core::request::Request;
 use sailcloth_resources::request_authentication::RequestAuthentication;
@@ -185,6 +186,12 @@ impl Engine {
             }
         }
         Err(refusal)
+    }
+
+    /// Every token that some rule would look at, unverified, for tools that explain.
+    #[must_use]
+    pub fn tokens<'r>(&self, headers: &'r HeaderBlock) -> Vec<Cow<'r, [u8]>> {
+        self.places.find(headers).into_iter().map(|found| found.token).collect()
     }
 
     /// One token alone may be known; several are verified anew, each request.
@@ -374,7 +381,6 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use sailcloth_core::facts::{Facts, NoProperties};
-    use sailcloth_core::headers::HeaderBlock;
     use sailcloth_core::identity::Claim;
     use std::cell::Cell;
     #[cfg(target_family = "wasm")]
@@ -800,7 +806,9 @@ mod tests {
             refused.decision.details()
         );
         let modulus = URL_SAFE_NO_PAD.encode(modulus(1));
-        for secret in ["hunter2", &token[..20], &token[token.len() - 10..], &modulus[..20], "129, 129, 129"] {
+        let signature = token.rsplit('.').next().unwrap();
+        let payload = token.split('.').nth(1).unwrap();
+        for secret in ["hunter2", payload, signature, &modulus, "129, 129, 129"] {
             assert!(!printed.contains(secret), "{secret} in {printed}");
         }
     }

@@ -191,11 +191,25 @@ fn rsa_key(jwk: &Node) -> Result<Vec<u8>, String> {
     if bits > MAX_RSA_BITS {
         return Err(format!("an RSA key of {bits} bits is too long; at most {MAX_RSA_BITS} are supported"));
     }
+    if has_roca_mark(&modulus) {
+        return Err("this RSA key has the mark of CVE-2017-15361 (ROCA): it can be factored".to_owned());
+    }
     let odd = exponent.last().is_some_and(|byte| byte % 2 == 1);
     if !odd || exponent == [1] || exponent.len() > MAX_EXPONENT_BYTES {
         return Err("`e` is not a usable exponent; nearly every key has `AQAB`".to_owned());
     }
     Ok(der::rsa_key(&modulus, &exponent))
+}
+
+/// Whether a modulus was made by the generator of CVE-2017-15361: modulo small primes such a modulus is always a power
+/// of 65537, another one is by a chance of about 2^-27 (Nemec et al., CCS 2017, section 2.3).
+fn has_roca_mark(modulus: &[u8]) -> bool {
+    const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
+    PRIMES.iter().all(|prime| {
+        let rest = modulus.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % prime);
+        let powers = std::iter::successors(Some(1), |power| Some(power * 65537 % prime));
+        powers.take(157).any(|power| power == rest)
+    })
 }
 
 fn ec_key(jwk: &Node, curve: Curve) -> Result<Vec<u8>, String> {
