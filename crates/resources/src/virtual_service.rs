@@ -3,6 +3,7 @@
 //! Read here: what stands under `http` of a rule that routes. What exists in Istio's schema and this version cannot
 //! carry out is refused by name, with the reason.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use sailcloth_core::config::{Fields, Node, Path, Value};
@@ -76,7 +77,7 @@ pub enum StringMatch {
     /// It begins so.
     Prefix(String),
     /// All of it matches.
-    Regex(Regex),
+    Regex(Rc<Regex>),
 }
 
 /// A destination and its share.
@@ -341,7 +342,7 @@ fn read_regex(value: &Value<'_>, pattern: &str) -> Option<StringMatch> {
         return None;
     }
     match Regex::new(pattern) {
-        Ok(regex) => Some(StringMatch::Regex(regex)),
+        Ok(regex) => Some(StringMatch::Regex(Rc::new(regex))),
         Err(error) => {
             value.error(format!("`{pattern}` is not a regular expression of RE2's dialect: {error}"));
             None

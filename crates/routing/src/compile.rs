@@ -1,6 +1,7 @@
 //! From documents to the engine.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use sailcloth_core::config::{Path, Problem, Problems, Severity, did_you_mean};
 use sailcloth_resources::host_name::{full_name, is_ip};
@@ -23,14 +24,7 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
         settings: &config.settings,
         workload,
         problems,
-        clusters: config
-            .settings
-            .clusters
-            .as_deref()
-            .unwrap_or_default()
-            .iter()
-            .map(String::as_str)
-            .collect(),
+        clusters: numbered(config.settings.clusters.as_deref().unwrap_or_default()),
         engine: Engine {
             hosts: Hosts::default(),
             tables: Vec::new(),
@@ -55,7 +49,7 @@ struct Compiler<'c> {
     settings: &'c Settings,
     workload: Option<&'c Workload>,
     problems: &'c Problems,
-    clusters: HashSet<&'c str>,
+    clusters: HashMap<String, usize>,
     engine: Engine,
 }
 
@@ -73,7 +67,9 @@ impl Compiler<'_> {
             self.engine.rules.push(compiled);
             let anything = [HttpMatch::default()];
             let matches = if rule.matches.is_empty() { anything.as_slice() } else { &rule.matches };
-            entries.extend(matches.iter().map(|item| Entry { rule: id, conditions: Conditions::of(item) }));
+            entries.extend(
+                matches.iter().map(|item| Entry { rule: id, conditions: Rc::new(Conditions::of(item)) }),
+            );
         }
         entries
     }
@@ -101,8 +97,8 @@ impl Compiler<'_> {
         let cluster =
             self.settings.template.name(&host, port, destination.subset.as_deref().unwrap_or_default());
         // A missing list is reported once, where it is missing.
-        if self.settings.clusters.is_some() && !self.clusters.contains(cluster.as_str()) {
-            let known: Vec<&str> = self.clusters.iter().copied().collect();
+        if self.settings.clusters.is_some() && !self.clusters.contains_key(&cluster) {
+            let known: Vec<&str> = self.clusters.keys().map(String::as_str).collect();
             let hint = did_you_mean(&cluster, &known);
             let message = format!("its cluster `{cluster}` is not in `settings.clusters`{hint}");
             self.report(Severity::Error, &destination.path, message);
@@ -114,11 +110,12 @@ impl Compiler<'_> {
     /// Fills the host index: a host as declared, then the shorter forms by which a mesh reaches a service.
     fn hosts(&mut self, applied: &[(&Document, Vec<Entry>)]) {
         let declared = self.declared(applied);
-        let mut tables: HashMap<Vec<usize>, usize> = HashMap::new();
+        let mut tables: HashMap<String, usize> = HashMap::new();
         let mut names: Vec<(String, usize)> = Vec::new();
         for (host, documents) in declared {
-            let table = *tables.entry(documents).or_insert_with_key(|documents| {
-                self.engine.tables.push(self.table(applied, documents));
+            // Hosts that the same documents declare share a table.
+            let table = *tables.entry(format!("{documents:?}")).or_insert_with(|| {
+                self.engine.tables.push(self.table(applied, &documents));
                 self.engine.tables.len() - 1
             });
             self.engine.hosts.add(&host, table);
@@ -178,12 +175,11 @@ impl Compiler<'_> {
 
     fn table(&self, applied: &[(&Document, Vec<Entry>)], documents: &[usize]) -> Table {
         let of = documents.iter().filter_map(|index| applied.get(*index));
-        let mut entries: Vec<Entry> = of.flat_map(|(_, entries)| entries.iter().cloned()).collect();
+        let all: Vec<&Entry> = of.flat_map(|(_, entries)| entries).collect();
         // "on gateways their routes are concatenated and then all catch-all routes are moved to the end"
-        if documents.len() > 1 {
-            entries.sort_by_key(|entry| entry.conditions.is_catch_all());
-        }
-        Table::new(entries)
+        let is_last = |entry: &&&Entry| documents.len() > 1 && entry.conditions.is_catch_all();
+        let first = all.iter().filter(|entry| !is_last(entry));
+        Table::new(first.chain(all.iter().filter(is_last)).map(|entry| (*entry).clone()).collect())
     }
 
     fn is_gateway(&self) -> bool {
@@ -208,6 +204,11 @@ impl Compiler<'_> {
     }
 }
 
+/// Each text with its number; of two equal ones the last.
+fn numbered(texts: &[String]) -> HashMap<String, usize> {
+    texts.iter().enumerate().map(|(number, text)| (text.clone(), number)).collect()
+}
+
 /// Two destinations of a rule are counted apart.
 fn name_apart(arms: &mut [Arm]) {
     let labels: Vec<String> = arms.iter().map(|arm| arm.label.clone()).collect();
@@ -219,14 +220,13 @@ fn name_apart(arms: &mut [Arm]) {
 }
 
 fn refuse_duplicate_names(documents: &[Document], problems: &Problems) {
-    let mut seen = HashSet::new();
-    for document in documents {
-        let id = document.metadata.id();
-        if seen.contains(&id) {
+    let ids: Vec<String> = documents.iter().map(|document| document.metadata.id()).collect();
+    let last = numbered(&ids);
+    for (number, (id, document)) in ids.iter().zip(documents).enumerate() {
+        if last.get(id) != Some(&number) {
             let message = format!("`{id}` is written twice; keep one");
             problems.report(Problem { severity: Severity::Error, path: document.path.to_string(), message });
         }
-        seen.insert(id);
     }
 }
 

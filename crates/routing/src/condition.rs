@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use sailcloth_core::regex::Regex;
 use sailcloth_core::request::Request;
 use sailcloth_resources::virtual_service::{HttpMatch, StringMatch};
 
 /// A condition on the path without query.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum PathCondition {
     /// It is this.
     Exact(String),
@@ -19,18 +20,18 @@ pub(crate) enum PathCondition {
     /// It begins so but for case; in lower case.
     PrefixAnyCase(String),
     /// All of it matches.
-    Regex(Regex),
+    Regex(Rc<Regex>),
 }
 
 /// All conditions of an entry; they must all hold.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Conditions {
     pub(crate) path: PathCondition,
     headers: Vec<HeaderCondition>,
     params: Vec<(String, StringMatch)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct HeaderCondition {
     name: String,
     value: StringMatch,

@@ -1,5 +1,7 @@
 //! The compiled engine and its decision.
 
+use std::rc::Rc;
+
 use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::{Decision, Filter, Mode, Reason, RuleRef, Verdict};
 use sailcloth_core::facts::Sources;
@@ -43,7 +45,7 @@ pub(crate) struct Table {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) rule: usize,
-    pub(crate) conditions: Conditions,
+    pub(crate) conditions: Rc<Conditions>,
 }
 
 /// One item of `http`.
@@ -144,7 +146,7 @@ impl Engine {
 
 impl Table {
     pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        let paths = Paths::of(entries.iter().map(|entry| &entry.conditions));
+        let paths = Paths::of(entries.iter().map(|entry| &*entry.conditions));
         Self { entries, paths }
     }
 

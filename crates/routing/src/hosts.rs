@@ -25,8 +25,8 @@ impl Hosts {
             }
             Some(suffix) => {
                 if !self.lengths.contains(&suffix.len()) {
-                    self.lengths.push(suffix.len());
-                    self.lengths.sort_unstable_by(|one, other| other.cmp(one));
+                    let at = self.lengths.partition_point(|length| *length > suffix.len());
+                    self.lengths.insert(at, suffix.len());
                 }
                 self.suffixes.entry(suffix.to_owned())
             }

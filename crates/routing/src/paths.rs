@@ -4,7 +4,7 @@
 //! and case-insensitive paths are tried one by one. The candidates come out in the order of the rules, so that the
 //! first match stays the first match.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::condition::{Conditions, PathCondition};
 
@@ -29,13 +29,13 @@ impl Paths {
     /// Indexes entries by their place.
     pub(crate) fn of<'c>(conditions: impl Iterator<Item = &'c Conditions>) -> Self {
         let mut paths = Self::default();
-        let mut prefixes: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        let mut prefixes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (entry, conditions) in conditions.enumerate() {
             match &conditions.path {
                 PathCondition::Exact(text) => {
                     paths.exact.entry(text.as_bytes().to_vec()).or_default().push(entry);
                 }
-                PathCondition::Prefix(text) => prefixes.entry(text.as_bytes()).or_default().push(entry),
+                PathCondition::Prefix(text) => prefixes.entry(text.clone()).or_default().push(entry),
                 _ => paths.others.push(entry),
             }
         }
@@ -60,11 +60,10 @@ impl Paths {
     }
 }
 
-fn linked(prefixes: HashMap<&[u8], Vec<usize>>) -> Vec<Prefix> {
-    let mut sorted: Vec<_> = prefixes.into_iter().collect();
-    sorted.sort_unstable_by_key(|(text, _)| *text);
-    let mut linked: Vec<Prefix> = Vec::with_capacity(sorted.len());
-    for (text, entries) in sorted {
+fn linked(prefixes: BTreeMap<String, Vec<usize>>) -> Vec<Prefix> {
+    let mut linked: Vec<Prefix> = Vec::with_capacity(prefixes.len());
+    for (text, entries) in prefixes {
+        let text = text.into_bytes();
         let mut parent = linked.len().checked_sub(1);
         while let Some(above) = parent.and_then(|parent| linked.get(parent)) {
             if text.starts_with(&above.text) {
@@ -72,7 +71,7 @@ fn linked(prefixes: HashMap<&[u8], Vec<usize>>) -> Vec<Prefix> {
             }
             parent = above.parent;
         }
-        linked.push(Prefix { text: text.to_vec(), parent, entries });
+        linked.push(Prefix { text, parent, entries });
     }
     linked
 }

@@ -117,10 +117,15 @@ impl Class {
     }
 
     /// The ranges, sorted, disjoint and not adjacent.
-    pub(super) fn canonical(mut self) -> Vec<(u32, u32)> {
-        self.0.sort_unstable();
-        let mut out: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
-        for (low, high) in self.0 {
+    pub(super) fn canonical(self) -> Vec<(u32, u32)> {
+        // Sorting by insertion: a set has at most a pattern's length of ranges, and the library's sort is 7 kB of code.
+        let mut sorted: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
+        for range in self.0 {
+            let at = sorted.partition_point(|other| *other <= range);
+            sorted.insert(at, range);
+        }
+        let mut out: Vec<(u32, u32)> = Vec::with_capacity(sorted.len());
+        for (low, high) in sorted {
             match out.last_mut() {
                 Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
                 _ => out.push((low, high)),

@@ -4,8 +4,8 @@
 //! pattern has at most 1024 characters and its program is bounded, and matching takes time linear in the value. The
 //! text is parsed here, by RE2's grammar ([`parse`]), because no Rust crate has that grammar: `\<` is a word boundary
 //! in one and a literal in the other, `[a&&b]` an intersection or five characters, and a policy that silently means
-//! something else is worse than one that is refused. The automaton is `regex-automata`'s lazy DFA; why, with numbers,
-//! and every known difference to RE2: `docs/decisions/002-regex-crate.md`.
+//! something else is worse than one that is refused. The automaton behind it is small for the same reason: what the
+//! crates need in a module, in numbers, and every known difference to RE2: `docs/decisions/002-regex-crate.md`.
 //!
 //! ```
 //! use sailcloth_core::regex::Regex;
@@ -16,6 +16,7 @@
 //! assert!(Regex::new("(?=a)").is_err());
 //! ```
 
+mod automaton;
 mod class;
 mod parse;
 mod program;
@@ -23,8 +24,7 @@ mod program;
 use std::cell::RefCell;
 use std::fmt;
 
-use regex_automata::hybrid::dfa::{Cache, DFA};
-use regex_automata::{Anchored, Input};
+use automaton::{Automaton, Cache};
 
 /// Istio's limit on the length of a pattern, in bytes.
 pub const MAX_PATTERN: usize = 1024;
@@ -33,9 +33,9 @@ pub const MAX_PATTERN: usize = 1024;
 #[derive(Clone)]
 pub struct Regex {
     source: String,
-    dfa: DFA,
-    /// The states seen so far; made at the first match, bounded by [`program::CACHE_BYTES`].
-    cache: RefCell<Option<Cache>>,
+    automaton: Automaton,
+    /// The states seen so far, bounded by [`automaton::MAX_BYTES`].
+    cache: RefCell<Cache>,
 }
 
 /// A pattern that RE2 or this build refuses; reads as the reason.
@@ -55,8 +55,8 @@ impl Regex {
                 pattern.len()
             )));
         }
-        let dfa = program::compile(&parse::parse(pattern)?)?;
-        Ok(Self { source: pattern.to_owned(), dfa, cache: RefCell::new(None) })
+        let automaton = Automaton::new(program::compile(&parse::parse(pattern)?)?);
+        Ok(Self { source: pattern.to_owned(), automaton, cache: RefCell::default() })
     }
 
     /// The pattern as written.
@@ -69,16 +69,10 @@ impl Regex {
     #[must_use]
     pub fn is_match(&self, value: &[u8]) -> bool {
         match self.cache.try_borrow_mut() {
-            Ok(mut cache) => self.search(cache.get_or_insert_with(|| self.dfa.create_cache()), value),
+            Ok(mut cache) => self.automaton.is_match(&mut cache, value),
             // Nothing calls back into a running match; should it ever happen, a second cache gives the same answer.
-            Err(_) => self.search(&mut self.dfa.create_cache(), value),
+            Err(_) => self.automaton.is_match(&mut Cache::default(), value),
         }
-    }
-
-    fn search(&self, cache: &mut Cache, value: &[u8]) -> bool {
-        let input = Input::new(value).anchored(Anchored::Yes).earliest(true);
-        // The search can give up only at a quit byte or at a limit on cache clears, and neither is configured.
-        self.dfa.try_search_fwd(cache, &input).is_ok_and(|found| found.is_some())
     }
 }
 
@@ -295,7 +289,7 @@ mod tests {
             value.push(if bits & 0x10000 == 0 { b'a' } else { b'c' });
         }
         assert!(!regex.is_match(&value));
-        let used = regex.cache.borrow().as_ref().unwrap().memory_usage();
-        assert!(used <= program::CACHE_BYTES * 2, "{used} bytes");
+        let used = regex.cache.borrow().bytes();
+        assert!(used <= automaton::MAX_BYTES * 2, "{used} bytes");
     }
 }

@@ -1,181 +1,171 @@
-//! From the parsed pattern to an automaton over bytes.
-
-use regex_automata::hybrid::dfa::DFA;
-use regex_automata::nfa::thompson::{BuildError, Builder, Transition};
-use regex_automata::util::look;
-use regex_automata::util::primitives::StateID;
-use regex_syntax::utf8::Utf8Sequences;
+//! From the parsed pattern to a nondeterministic automaton over bytes (Thompson's construction).
+//!
+//! It is built from its end: each part is told where to go on, so nothing has to be patched but loops.
 
 use super::RegexError;
 use super::class::Class;
 use super::parse::{Ast, Look};
 
-/// What the program of one pattern may take.
-const PROGRAM_BYTES: usize = 512 << 10;
-/// What the lazily built states of one pattern may take before they are dropped and built again.
-pub(super) const CACHE_BYTES: usize = 256 << 10;
+/// How many steps the program of one pattern may have; a step is 12 bytes.
+const MAX_STEPS: usize = 10_000;
 
-/// A part of the automaton: where it begins, and the state from which the next part continues.
-struct Part {
-    start: StateID,
-    end: StateID,
+/// Number of a step.
+pub(super) type StepId = u32;
+
+/// A step of the program.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// Takes one byte of a range.
+    Byte { low: u8, high: u8, next: StepId },
+    /// Goes on at all of these, without taking a byte.
+    Split(Vec<StepId>),
+    /// Goes on if the place is right.
+    Look(Look, StepId),
+    /// The pattern has matched.
+    Match,
 }
 
-pub(super) fn compile(ast: &Ast) -> Result<DFA, RegexError> {
-    let too_large = |_| RegexError::new(format!("the pattern needs more than {} KiB", PROGRAM_BYTES >> 10));
-    let nfa = build(ast).map_err(too_large)?;
-    let config = DFA::config().cache_capacity(CACHE_BYTES).skip_cache_capacity_check(true);
-    let built = DFA::builder().configure(config).build_from_nfa(nfa);
-    built.map_err(|error| RegexError::new(error.to_string()))
+/// A compiled pattern.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) steps: Vec<Step>,
+    pub(super) start: StepId,
 }
 
-fn build(ast: &Ast) -> Result<regex_automata::nfa::thompson::NFA, Box<BuildError>> {
-    let mut compiler = Compiler(Builder::new());
-    compiler.0.set_utf8(false);
-    compiler.0.set_size_limit(Some(PROGRAM_BYTES))?;
-    compiler.0.start_pattern()?;
-    let start = compiler.look(Look::TextStart)?;
-    let body = compiler.part(ast)?;
-    let end = compiler.look(Look::TextEnd)?;
-    let accept = compiler.0.add_match()?;
-    compiler.0.patch(start.end, body.start)?;
-    compiler.0.patch(body.end, end.start)?;
-    compiler.0.patch(end.end, accept)?;
-    compiler.0.finish_pattern(start.start)?;
-    Ok(compiler.0.build(start.start, start.start)?)
+pub(super) fn compile(ast: &Ast) -> Result<Program, RegexError> {
+    let mut compiler = Compiler { steps: Vec::new() };
+    let end = compiler.step(Step::Match)?;
+    let start = compiler.part(ast, end)?;
+    Ok(Program { steps: compiler.steps, start })
 }
 
-struct Compiler(Builder);
-
-type Built = Result<Part, BuildError>;
+struct Compiler {
+    steps: Vec<Step>,
+}
 
 impl Compiler {
-    fn part(&mut self, ast: &Ast) -> Built {
+    fn step(&mut self, step: Step) -> Result<StepId, RegexError> {
+        let id = self.steps.len();
+        if id >= MAX_STEPS {
+            return Err(RegexError::new(format!("the pattern needs more than {MAX_STEPS} steps")));
+        }
+        self.steps.push(step);
+        Ok(StepId::try_from(id).unwrap_or(StepId::MAX))
+    }
+
+    /// Adds a part that goes on at `next`; returns where it begins.
+    fn part(&mut self, ast: &Ast, next: StepId) -> Result<StepId, RegexError> {
         match ast {
-            Ast::Empty => self.empty(),
-            Ast::Class(class) => self.class(class),
-            Ast::Look(place) => self.look(*place),
-            Ast::Concat(items) => self.concat(items.iter()),
-            Ast::Alternate(branches) => self.alternate(branches),
-            Ast::Repeat { sub, min, max, .. } => self.repeat(sub, *min, *max),
+            Ast::Empty => Ok(next),
+            Ast::Class(class) => self.class(class, next),
+            Ast::Look(look) => self.step(Step::Look(*look, next)),
+            Ast::Concat(items) => items.iter().rev().try_fold(next, |next, item| self.part(item, next)),
+            Ast::Alternate(branches) => {
+                let starts =
+                    branches.iter().map(|branch| self.part(branch, next)).collect::<Result<_, _>>()?;
+                self.step(Step::Split(starts))
+            }
+            Ast::Repeat { sub, min, max, .. } => self.repeat(sub, *min, *max, next),
         }
     }
 
-    fn empty(&mut self) -> Built {
-        let state = self.0.add_empty()?;
-        Ok(Part { start: state, end: state })
-    }
-
-    fn look(&mut self, place: Look) -> Built {
-        let look = match place {
-            Look::TextStart => look::Look::Start,
-            Look::TextEnd => look::Look::End,
-            Look::LineStart => look::Look::StartLF,
-            Look::LineEnd => look::Look::EndLF,
-            Look::WordBoundary => look::Look::WordAscii,
-            Look::NotWordBoundary => look::Look::WordAsciiNegate,
-        };
-        let state = self.0.add_look(StateID::ZERO, look)?;
-        Ok(Part { start: state, end: state })
-    }
-
-    fn concat<'a>(&mut self, items: impl Iterator<Item = &'a Ast>) -> Built {
-        let mut whole = self.empty()?;
-        for item in items {
-            let part = self.part(item)?;
-            self.0.patch(whole.end, part.start)?;
-            whole.end = part.end;
-        }
-        Ok(whole)
-    }
-
-    fn alternate(&mut self, branches: &[Ast]) -> Built {
-        let start = self.0.add_union(Vec::new())?;
-        let end = self.0.add_empty()?;
-        for branch in branches {
-            let part = self.part(branch)?;
-            self.0.patch(start, part.start)?;
-            self.0.patch(part.end, end)?;
-        }
-        Ok(Part { start, end })
-    }
-
-    fn repeat(&mut self, sub: &Ast, min: u32, max: Option<u32>) -> Built {
-        let times = usize::try_from(min).unwrap_or(usize::MAX);
-        let mut whole = self.concat(std::iter::repeat_n(sub, times))?;
+    fn repeat(&mut self, sub: &Ast, min: u32, max: Option<u32>, next: StepId) -> Result<StepId, RegexError> {
+        let mut start = next;
         match max {
             None => {
-                let again = self.0.add_union(Vec::new())?;
-                let part = self.part(sub)?;
-                self.0.patch(whole.end, again)?;
-                self.0.patch(again, part.start)?;
-                self.0.patch(part.end, again)?;
-                whole.end = again;
+                start = self.step(Step::Split(Vec::new()))?;
+                let body = self.part(sub, start)?;
+                if let Some(Step::Split(ways)) =
+                    usize::try_from(start).ok().and_then(|at| self.steps.get_mut(at))
+                {
+                    ways.extend([body, next]);
+                }
             }
             Some(max) => {
-                let end = self.0.add_empty()?;
                 for _ in min..max {
-                    let choice = self.0.add_union(Vec::new())?;
-                    let part = self.part(sub)?;
-                    self.0.patch(whole.end, choice)?;
-                    self.0.patch(choice, part.start)?;
-                    self.0.patch(choice, end)?;
-                    whole.end = part.end;
+                    let body = self.part(sub, start)?;
+                    start = self.step(Step::Split(vec![body, next]))?;
                 }
-                self.0.patch(whole.end, end)?;
-                whole.end = end;
             }
         }
-        Ok(whole)
+        for _ in 0..min {
+            start = self.part(sub, start)?;
+        }
+        Ok(start)
     }
 
     /// One character: its UTF-8 bytes, one after the other.
-    fn class(&mut self, class: &Class) -> Built {
-        let start = self.0.add_union(Vec::new())?;
-        let end = self.0.add_empty()?;
-        let mut first = Vec::new();
+    fn class(&mut self, class: &Class, next: StepId) -> Result<StepId, RegexError> {
+        let mut ways = Vec::new();
         for (low, high) in class.clone().canonical() {
-            if let (Ok(low), Ok(high)) = (u8::try_from(low), u8::try_from(high.min(127)))
-                && low < 128
-            {
-                first.push(Transition { start: low, end: high, next: end });
-            }
-            if low <= 0x80 && high == 0x10_ffff {
-                first.extend(self.all_but_ascii(end)?);
-            } else if high >= 0x80 {
-                self.range(low.max(0x80), high, start, end)?;
-            }
+            self.range(low, high, next, &mut ways)?;
         }
-        let sparse = self.0.add_sparse(first)?;
-        self.0.patch(start, sparse)?;
-        Ok(Part { start, end })
+        match ways.as_slice() {
+            [only] => Ok(*only),
+            _ => self.step(Step::Split(ways)),
+        }
+    }
+
+    /// A range of characters as sequences of byte ranges, divided as RE2 does (`Compiler::AddRuneRangeUTF8`).
+    fn range(&mut self, low: u32, high: u32, next: StepId, ways: &mut Vec<StepId>) -> Result<(), RegexError> {
+        if low == 0x80 && high == 0x10_ffff {
+            return self.all_but_ascii(next, ways);
+        }
+        if let Some(end) = last_of_first_part(low, high) {
+            self.range(low, end, next, ways)?;
+            return self.range(end + 1, high, next, ways);
+        }
+        let (low, high) = (encode(low), encode(high));
+        let mut start = next;
+        for (low, high) in low.iter().zip(&high).rev() {
+            start = self.step(Step::Byte { low: *low, high: *high, next: start })?;
+        }
+        ways.push(start);
+        Ok(())
     }
 
     /// All characters from U+0080, as loosely as RE2 reads them in this one case: overlong forms after E0 and F0,
-    /// surrogates, and F4 past U+10FFFF are let through (`Compiler::Add_80_10ffff`), which keeps its programs small.
-    fn all_but_ascii(&mut self, end: StateID) -> Result<Vec<Transition>, BuildError> {
-        let continuation = |next| Transition { start: 0x80, end: 0xbf, next };
-        let one = self.0.add_range(continuation(end))?;
-        let two = self.0.add_range(continuation(one))?;
-        let three = self.0.add_range(continuation(two))?;
-        Ok(vec![
-            Transition { start: 0xc2, end: 0xdf, next: one },
-            Transition { start: 0xe0, end: 0xef, next: two },
-            Transition { start: 0xf0, end: 0xf4, next: three },
-        ])
-    }
-
-    fn range(&mut self, low: u32, high: u32, start: StateID, end: StateID) -> Result<(), BuildError> {
-        // The ends of a range may be surrogates, which are no characters: the range then begins or ends beside them.
-        let low = char::from_u32(low).unwrap_or('\u{e000}');
-        let high = char::from_u32(high).unwrap_or('\u{d7ff}');
-        for sequence in Utf8Sequences::new(low, high) {
-            let mut next = end;
-            for bytes in sequence.as_slice().iter().rev() {
-                next = self.0.add_range(Transition { start: bytes.start, end: bytes.end, next })?;
-            }
-            self.0.patch(start, next)?;
+    /// surrogates, and F4 past U+10FFFF are let through (`Compiler::Add_80_10ffff`), which keeps programs small.
+    fn all_but_ascii(&mut self, next: StepId, ways: &mut Vec<StepId>) -> Result<(), RegexError> {
+        let mut next = next;
+        for (low, high) in [(0xc2, 0xdf), (0xe0, 0xef), (0xf0, 0xf4)] {
+            next = self.step(Step::Byte { low: 0x80, high: 0xbf, next })?;
+            ways.push(self.step(Step::Byte { low, high, next })?);
         }
         Ok(())
+    }
+}
+
+/// Where a range has to be divided so that each part is one sequence of byte ranges; none if it already is.
+fn last_of_first_part(low: u32, high: u32) -> Option<u32> {
+    // Encodings of different lengths.
+    let length = [0x7f, 0x7ff, 0xffff].into_iter().find(|max| low <= *max && high > *max);
+    if length.is_some() || high < 0x80 {
+        return length;
+    }
+    // Below a leading byte that differs, the continuation bytes must be free.
+    for bits in [6, 12, 18] {
+        let mask = (1_u32 << bits) - 1;
+        if low & !mask != high & !mask {
+            if low & mask != 0 {
+                return Some(low | mask);
+            }
+            if high & mask != mask {
+                return Some((high & !mask) - 1);
+            }
+        }
+    }
+    None
+}
+
+/// UTF-8 of any number up to U+10FFFF, surrogates included, which RE2 does not leave out.
+fn encode(letter: u32) -> Vec<u8> {
+    let low = |shift: u32| u8::try_from((letter >> shift) & 0x3f).unwrap_or_default() | 0x80;
+    let lead = |shift: u32, mark: u8| u8::try_from(letter >> shift).unwrap_or_default() | mark;
+    match letter {
+        0..=0x7f => vec![lead(0, 0)],
+        0x80..=0x7ff => vec![lead(6, 0xc0), low(0)],
+        0x800..=0xffff => vec![lead(12, 0xe0), low(6), low(0)],
+        _ => vec![lead(18, 0xf0), low(12), low(6), low(0)],
     }
 }
