@@ -112,10 +112,15 @@ impl<K> Default for Counters<K> {
 impl<K: Eq + Hash> Counters<K> {
     /// Counts one; `name` is asked for the flat name when the counter is new.
     pub fn count(&mut self, key: K, name: impl FnOnce() -> String) {
+        self.add(key, 1, name);
+    }
+
+    /// Counts several; `name` is asked for the flat name when the counter is new.
+    pub fn add(&mut self, key: K, count: u32, name: impl FnOnce() -> String) {
         // A name that the host refused once is not tried on every request.
         let counter = *self.0.entry(key).or_insert_with(|| Counter::define(&name()).ok());
         if let Some(counter) = counter {
-            counter.add(1);
+            counter.add(count);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::siphash::Sip;
 use crate::{Gcra, Moment, Reasons, Row, RowKey, Store, StoreError, Take};
 
 /// Attempts to write a row that other workers keep changing; then the request counts as over the limit.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: u32 = 16;
 
 /// The filter's own settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +75,16 @@ struct Rule {
 /// What was decided about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome<'e> {
-    /// The decision.
-    pub decision: Decision<'e>,
+    /// The decision of the rules that act.
+    pub enforced: Decision<'e>,
+    /// What rules in shadow mode would have decided, where one of them counts the request.
+    pub shadow: Option<Decision<'e>>,
     /// The reply, when the decision refuses.
     pub refusal: Option<Refusal<'e>>,
-    /// What to count.
-    pub counts: Vec<Count<'e>>,
+    /// What each rule that counts the request said: for its counters.
+    pub said: Vec<Decision<'e>>,
+    /// How often a rule had to take again because another worker was faster.
+    pub retries: Vec<(RuleRef<'e>, u32)>,
 }
 
 /// A refusal.
@@ -92,56 +96,10 @@ pub struct Refusal<'e> {
     pub headers: &'e [(String, String)],
 }
 
-/// One step of a rule's counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Count<'e> {
-    /// The rule.
-    pub rule: RuleRef<'e>,
-    /// What the rule did.
-    pub tally: Tally,
-    /// Code of the reason.
-    pub reason: &'static str,
-}
-
-/// What a rule did with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Tally {
-    /// Within the limit.
-    Allow,
-    /// Over the limit, refused.
-    Limit,
-    /// Over the limit of a rule in shadow mode.
-    ShadowLimit,
-    /// Not counted: the key is missing.
-    Skip,
-    /// It could not be decided, and the request is refused.
-    Error,
-    /// It could not be decided by a rule in shadow mode.
-    ShadowError,
-    /// Another worker wrote first; tried again.
-    Retry,
-}
-
-impl Tally {
-    /// The value of the label `outcome`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Limit => "limit",
-            Self::ShadowLimit => "shadow_limit",
-            Self::Skip => "skip",
-            Self::Error => "error",
-            Self::ShadowError => "shadow_error",
-            Self::Retry => "retry",
-        }
-    }
-}
-
 /// What a rule says about a request.
 #[derive(Debug)]
 enum Verdicted {
-    Within { crowded: bool },
+    Within(Reason),
     Over { reason: Reason, tat: u64, retry_after: u64 },
     Failed(Reason),
 }
@@ -216,31 +174,31 @@ impl Engine {
         moment: Moment,
         store: &mut S,
     ) -> Outcome<'e> {
-        let mut tallies = Tallies::new(self);
+        let mut voices = Voices::new(self);
         let mut attempts = Vec::new();
         for id in self.index.candidates(request.path()) {
             let Some(rule) = self.rules.get(id) else { continue };
             match rule.ask(id, request, moment, store) {
                 Ok(None) => {}
                 Ok(Some(attempt)) => attempts.push(attempt),
-                Err(Verdicted::Within { .. }) => tallies.skip(id),
-                Err(failed) => tallies.note(id, rule, failed),
+                Err(verdict) => voices.hear(id, rule, verdict),
             }
         }
         for attempt in &attempts {
             if let Some(over) = attempt.over() {
-                tallies.note(attempt.id, attempt.rule, over);
+                voices.hear(attempt.id, attempt.rule, over);
                 attempt.mend(store);
             }
         }
-        if !tallies.refuses() {
+        if voices.worst.is_none() {
             for attempt in attempts.into_iter().filter(|attempt| attempt.over().is_none()) {
                 let (id, rule) = (attempt.id, attempt.rule);
-                let verdict = attempt.commit(moment, store, || tallies.retry(id));
-                tallies.note(id, rule, verdict);
+                let (verdict, retries) = attempt.commit(moment, store);
+                voices.retried(id, retries);
+                voices.hear(id, rule, verdict);
             }
         }
-        tallies.finish(moment)
+        voices.outcome(moment)
     }
 
     fn rule_ref(&self, id: usize) -> Option<RuleRef<'_>> {
@@ -254,7 +212,7 @@ impl Rule {
         paths.map(|paths| paths.concat()).filter(|paths| !paths.is_empty())
     }
 
-    /// `Ok(None)`: it does not match. `Err(Within)`: it matches and skips the request.
+    /// `Ok(None)`: it does not match. `Err`: it matches, and what it says needs no bucket.
     fn ask<'e, S: Store>(
         &'e self,
         id: usize,
@@ -290,7 +248,7 @@ impl Rule {
         for part in &self.written.key {
             let part = key::read(part, request).map_err(Verdicted::Failed)?;
             if part == Part::Missing && self.written.on_missing_key == MissingKey::Skip {
-                return Err(Verdicted::Within { crowded: false });
+                return Err(Verdicted::Within(Reasons::SKIPPED));
             }
             part.feed(&mut hash);
         }
@@ -329,103 +287,97 @@ impl<V: Copy> Attempt<'_, V> {
         }
     }
 
-    /// Takes the request from its bucket; reads again when another worker was faster.
-    fn commit<S: Store<Version = V>>(
-        mut self,
-        moment: Moment,
-        store: &mut S,
-        mut retried: impl FnMut(),
-    ) -> Verdicted {
-        for _ in 0..ATTEMPTS {
+    /// Takes the request from its bucket; reads again when another worker was faster, and tells how often it was.
+    fn commit<S: Store<Version = V>>(mut self, moment: Moment, store: &mut S) -> (Verdicted, u32) {
+        for retries in 0..ATTEMPTS {
             if let Some(over) = self.over() {
-                return over;
+                return (over, retries);
             }
-            let Some(row) = &self.visit.write else { break };
-            match store.write(self.row, row, self.version) {
-                Ok(true) => return Verdicted::Within { crowded: self.visit.crowded },
-                Ok(false) => retried(),
-                Err(StoreError(_)) => return Verdicted::Failed(Reasons::STORE),
+            let written = match &self.visit.write {
+                Some(row) => store.write(self.row, row, self.version),
+                None => Ok(false),
+            };
+            let reason = if self.visit.crowded { Reasons::SHARED } else { Reasons::WITHIN };
+            match written {
+                Ok(true) => return (Verdicted::Within(reason), retries),
+                Ok(false) => {}
+                Err(StoreError(_)) => return (Verdicted::Failed(Reasons::STORE), retries),
             }
-            let Ok(stored) = store.read(self.row) else { return Verdicted::Failed(Reasons::STORE) };
+            let Ok(stored) = store.read(self.row) else {
+                return (Verdicted::Failed(Reasons::STORE), retries);
+            };
             (self.visit, self.version) = self.rule.visit(stored, self.tag, moment);
         }
-        Verdicted::Over { reason: Reasons::CONTENDED, tat: self.visit.tat, retry_after: 1 }
+        let over = Verdicted::Over { reason: Reasons::CONTENDED, tat: self.visit.tat, retry_after: 1 };
+        (over, ATTEMPTS)
     }
 }
 
-/// What the rules said, and the worst of it.
-struct Tallies<'e> {
+/// What the rules said, and what comes of it.
+struct Voices<'e> {
     engine: &'e Engine,
-    counts: Vec<Count<'e>>,
-    first: Option<RuleRef<'e>>,
-    skipped: bool,
-    worst: Option<(usize, Verdicted)>,
-    shadow: Option<(usize, Reason)>,
+    said: Vec<Decision<'e>>,
+    retries: Vec<(RuleRef<'e>, u32)>,
+    /// What refuses the request, with the decision that says so.
+    worst: Option<(usize, Verdicted, Decision<'e>)>,
 }
 
-impl<'e> Tallies<'e> {
+impl<'e> Voices<'e> {
     fn new(engine: &'e Engine) -> Self {
-        Self { engine, counts: Vec::new(), first: None, skipped: false, worst: None, shadow: None }
+        Self { engine, said: Vec::new(), retries: Vec::new(), worst: None }
     }
 
-    fn count(&mut self, id: usize, tally: Tally, reason: &'static str) {
-        if let Some(rule) = self.engine.rule_ref(id) {
-            self.counts.push(Count { rule, tally, reason });
+    fn retried(&mut self, id: usize, retries: u32) {
+        if let Some(rule) = self.engine.rule_ref(id).filter(|_| retries > 0) {
+            self.retries.push((rule, retries));
         }
     }
 
-    fn skip(&mut self, id: usize) {
-        self.skipped = true;
-        self.count(id, Tally::Skip, Reasons::SKIPPED.code);
-    }
-
-    fn retry(&mut self, id: usize) {
-        self.count(id, Tally::Retry, Reasons::CONTENDED.code);
-    }
-
-    fn note(&mut self, id: usize, rule: &Rule, verdict: Verdicted) {
-        let shadow = rule.written.shadow;
-        let (tally, reason) = match &verdict {
-            Verdicted::Within { crowded } => {
-                let reason = if *crowded { Reasons::CROWDED.code } else { Reasons::WITHIN.code };
-                self.count(id, Tally::Allow, reason);
-                self.first = self.first.or(self.engine.rule_ref(id));
-                return;
-            }
-            Verdicted::Over { reason, .. } if shadow => (Tally::ShadowLimit, *reason),
-            Verdicted::Over { reason, .. } => (Tally::Limit, *reason),
-            Verdicted::Failed(reason) if shadow => (Tally::ShadowError, *reason),
-            Verdicted::Failed(reason) => (Tally::Error, *reason),
+    fn hear(&mut self, id: usize, rule: &Rule, verdict: Verdicted) {
+        let mode = if rule.written.shadow { Mode::Shadow } else { Mode::Enforce };
+        let (word, reason) = match verdict {
+            Verdicted::Within(reason) => (Verdict::Allow, reason),
+            Verdicted::Over { reason, .. } => (Verdict::Limit, reason),
+            Verdicted::Failed(reason) => (Verdict::Deny, reason),
         };
-        self.count(id, tally, reason.code);
-        if shadow {
-            self.shadow = self.shadow.or(Some((id, reason)));
-        } else if self.worst.as_ref().is_none_or(|(_, worst)| verdict.is_worse_than(worst)) {
-            self.worst = Some((id, verdict));
+        let by = self.engine.rule_ref(id);
+        let decision = Decision { filter: Filter::RateLimit, verdict: word, by, reason, mode };
+        let worse = self.worst.as_ref().is_none_or(|(_, worst, _)| verdict.is_worse_than(worst));
+        if decision.refuses() && worse {
+            self.worst = Some((id, verdict, decision.clone()));
         }
+        self.said.push(decision);
     }
 
-    fn refuses(&self) -> bool {
-        self.worst.is_some()
-    }
-
-    fn finish(self, moment: Moment) -> Outcome<'e> {
-        let engine = self.engine;
-        let refused = self.worst.and_then(|(id, verdict)| Some((id, engine.rules.get(id)?, verdict)));
-        if let Some((id, rule, verdict)) = refused {
-            return rule.refuse(engine.rule_ref(id), &verdict, moment, engine.settings.headers, self.counts);
-        }
-        let (by, reason, mode) = match self.shadow {
-            Some((id, reason)) => (engine.rule_ref(id), reason, Mode::Shadow),
-            None if self.first.is_some() => (self.first, Reasons::WITHIN, Mode::Enforce),
-            None if self.skipped => (None, Reasons::SKIPPED, Mode::Enforce),
-            None => (None, Reasons::NO_RULE, Mode::Enforce),
+    fn outcome(self, moment: Moment) -> Outcome<'e> {
+        let Self { engine, said, retries, worst } = self;
+        // Of what shadow rules say, a refusal is what is worth knowing.
+        let mut shadows = said.iter().filter(|decision| decision.mode == Mode::Shadow);
+        let refuses = |decision: &&Decision<'_>| decision.verdict != Verdict::Allow;
+        let shadow = shadows.clone().find(refuses).or_else(|| shadows.next()).cloned();
+        let refused = worst.and_then(|(id, verdict, decision)| {
+            let rule = engine.rules.get(id)?;
+            Some((rule.refusal(&decision, &verdict, moment, engine.settings.headers), decision))
+        });
+        let (refusal, enforced) = match refused {
+            Some((refusal, decision)) => (Some(refusal), decision),
+            None => (
+                None,
+                said.iter().find(|decision| decision.mode == Mode::Enforce).cloned().unwrap_or(NOTHING),
+            ),
         };
-        let verdict = if mode == Mode::Shadow { verdict_of(reason) } else { Verdict::Allow };
-        let decision = Decision { filter: Filter::RateLimit, verdict, by, reason, mode };
-        Outcome { decision, refusal: None, counts: self.counts }
+        Outcome { enforced, shadow, refusal, said, retries }
     }
 }
+
+/// No rule that acts counts the request.
+const NOTHING: Decision<'static> = Decision {
+    filter: Filter::RateLimit,
+    verdict: Verdict::Allow,
+    by: None,
+    reason: Reasons::NO_RULE,
+    mode: Mode::Enforce,
+};
 
 impl Verdicted {
     /// A failure before a limit, and of two limits the one that lasts longer: what the client is told must be enough.
@@ -439,37 +391,24 @@ impl Verdicted {
 }
 
 impl Rule {
-    fn refuse<'e>(
-        &'e self,
-        by: Option<RuleRef<'e>>,
+    fn refusal(
+        &self,
+        decision: &Decision<'_>,
         verdict: &Verdicted,
         moment: Moment,
-        headers: bool,
-        counts: Vec<Count<'e>>,
-    ) -> Outcome<'e> {
-        let reason = match verdict {
-            Verdicted::Over { reason, .. } | Verdicted::Failed(reason) => *reason,
-            Verdicted::Within { .. } => Reasons::WITHIN,
-        };
-        let decision = Decision {
-            filter: Filter::RateLimit,
-            verdict: verdict_of(reason),
-            by,
-            reason,
-            mode: Mode::Enforce,
-        };
+        quota: bool,
+    ) -> Refusal<'_> {
         let mut reply = decision.reply();
-        let mut more: &[(String, String)] = &[];
-        if let Verdicted::Over { tat, retry_after, .. } = verdict {
-            let deny = &self.written.deny;
-            reply.status = deny.status.unwrap_or(reply.status);
-            if let Some(body) = &deny.body {
-                reply.body = body.clone().into();
-            }
-            more = &deny.headers;
-            self.add_headers(&mut reply, *tat, *retry_after, moment, headers);
+        let Verdicted::Over { tat, retry_after, .. } = verdict else {
+            return Refusal { reply, headers: &[] };
+        };
+        let deny = &self.written.deny;
+        reply.status = deny.status.unwrap_or(reply.status);
+        if let Some(body) = &deny.body {
+            reply.body = body.clone().into();
         }
-        Outcome { decision, refusal: Some(Refusal { reply, headers: more }), counts }
+        self.add_headers(&mut reply, *tat, *retry_after, moment, quota);
+        Refusal { reply, headers: &deny.headers }
     }
 
     fn add_headers(&self, reply: &mut LocalReply, tat: u64, retry_after: u64, moment: Moment, quota: bool) {
@@ -500,10 +439,6 @@ impl Rule {
             _ => requests.to_string(),
         }
     }
-}
-
-fn verdict_of(reason: Reason) -> Verdict {
-    if reason.grpc_status == Reasons::LIMITED.grpc_status { Verdict::Limit } else { Verdict::Deny }
 }
 
 fn compile_policy(resource: &Loaded<RateLimit>, settings: &Settings, problems: &Problems) -> Vec<Rule> {

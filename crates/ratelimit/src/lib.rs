@@ -18,7 +18,7 @@ mod row;
 mod siphash;
 mod store;
 
-pub use engine::{Count, Engine, Outcome, Refusal, Settings, Tally};
+pub use engine::{Engine, Outcome, Refusal, Settings};
 pub use gcra::{Gcra, Take};
 pub use reasons::Reasons;
 pub use row::Row;

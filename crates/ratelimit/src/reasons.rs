@@ -9,6 +9,8 @@ pub struct Reasons;
 impl Reasons {
     /// Within every limit.
     pub const WITHIN: Reason = Reason::pass("within_limit");
+    /// Within the limit of the bucket that clients without a place share.
+    pub const SHARED: Reason = Reason::pass("slots_full");
     /// No rule counts this request.
     pub const NO_RULE: Reason = Reason::pass("no_rule_matched");
     /// The rule does not count requests without its key.

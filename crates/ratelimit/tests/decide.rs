@@ -5,12 +5,12 @@ mod common;
 
 use common::*;
 use sailcloth_core::decision::{Mode, Verdict};
-use sailcloth_ratelimit::{Engine, RowKey, Store, StoreError, Tally};
+use sailcloth_ratelimit::{Engine, RowKey, Store, StoreError};
 
 const GET: &[(&str, &str)] = &[(":method", "GET"), (":path", "/api"), (":authority", "shop")];
 
-fn tallies(outcome: &sailcloth_ratelimit::Outcome<'_>) -> Vec<(u32, Tally, &'static str)> {
-    outcome.counts.iter().map(|count| (count.rule.rule, count.tally, count.reason)).collect()
+fn said(outcome: &sailcloth_ratelimit::Outcome<'_>) -> Vec<String> {
+    outcome.said.iter().map(sailcloth_core::decision::Decision::state).collect()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn all_matching_rules_must_pass_and_a_refusal_takes_from_none() {
     let mut from = |client: &str, now| {
         let pairs = [GET, &[("k", client)]].concat();
         let outcome = ask(&engine, &mut store, &pairs, now);
-        (outcome.refusal.map(|refusal| refusal.reply.details), outcome.decision.by.map(|by| by.rule))
+        (outcome.refusal.map(|refusal| refusal.reply.details), outcome.enforced.by.map(|by| by.rule))
     };
     assert_eq!(from("a", SECOND), (None, Some(0)));
     for _ in 0..10 {
@@ -81,11 +81,14 @@ fn all_matching_rules_must_pass_and_a_refusal_takes_from_none() {
 fn a_shadow_rule_counts_and_refuses_nothing() {
     let engine = engine(r#"[{"mode": "shadow", "limit": {"requests": 1, "per": "1m"}}]"#);
     let mut store = Memory::default();
-    assert_eq!(tallies(&ask(&engine, &mut store, GET, SECOND)), [(0, Tally::Allow, "within_limit")]);
+    let first = ask(&engine, &mut store, GET, SECOND);
+    assert_eq!(said(&first), ["allow shop/limits#0 within_limit"]);
     let outcome = ask(&engine, &mut store, GET, SECOND);
     assert_eq!(outcome.refusal, None);
-    assert_eq!((outcome.decision.mode, outcome.decision.verdict), (Mode::Shadow, Verdict::Limit));
-    assert_eq!(tallies(&outcome), [(0, Tally::ShadowLimit, "limited")]);
+    assert_eq!(outcome.enforced.state(), "allow none no_rule_matched");
+    let shadow = outcome.shadow.clone().unwrap();
+    assert_eq!((shadow.mode, shadow.verdict), (Mode::Shadow, Verdict::Limit));
+    assert_eq!(said(&outcome), ["limit shop/limits#0 limited"]);
 }
 
 #[test]
@@ -102,8 +105,8 @@ fn a_missing_key_shares_a_bucket_or_skips_the_rule() {
     assert!(admits(&shared, &mut store, &empty, SECOND), "an empty key is a key");
     for _ in 0..3 {
         let outcome = ask(&skip, &mut store, GET, SECOND);
-        assert_eq!(tallies(&outcome), [(0, Tally::Skip, "key_missing")]);
-        assert_eq!((outcome.decision.verdict, outcome.decision.reason.code), (Verdict::Allow, "key_missing"));
+        assert_eq!(said(&outcome), ["allow shop/limits#0 key_missing"]);
+        assert_eq!(outcome.refusal, None);
     }
 }
 
@@ -194,7 +197,7 @@ fn rules_for_other_paths_and_methods_do_not_count() {
         [("GET", "/api", false), ("POST", "/api", true), ("GET", "/api/x?y", true), ("GET", "/other", false)]
     {
         let outcome = ask(&engine, &mut store, &[(":method", method), (":path", path)], SECOND);
-        assert_eq!(!outcome.counts.is_empty(), counted, "{method} {path}");
+        assert_eq!(!outcome.said.is_empty(), counted, "{method} {path}");
     }
 }
 

@@ -4,16 +4,17 @@ use sailcloth_core::config::Problem;
 use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
-use sailcloth_host::metrics::{Counters, name};
+use sailcloth_host::metrics::{Counters, DecisionCounters, name};
 use sailcloth_host::shared::{self, Version, Write};
 use sailcloth_host::{Action, Http, Plugin, Status, clock, random};
-use sailcloth_ratelimit::{Engine, Moment, Outcome, RowKey, SEED_KEY, Seed, Store, StoreError, Tally};
+use sailcloth_ratelimit::{Engine, Moment, Outcome, RowKey, SEED_KEY, Seed, Store, StoreError};
 
 /// The filter.
 struct RateLimitFilter {
     engine: Engine,
     seed: Option<Seed>,
-    counters: Counters<(usize, Tally, &'static str)>,
+    decisions: DecisionCounters,
+    retries: Counters<usize>,
 }
 
 impl Plugin for RateLimitFilter {
@@ -21,8 +22,9 @@ impl Plugin for RateLimitFilter {
     type Stream = ();
 
     fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        Engine::load(text)
-            .map(|(engine, warnings)| (Self { engine, seed: None, counters: Counters::default() }, warnings))
+        let (engine, warnings) = Engine::load(text)?;
+        let (decisions, retries) = (DecisionCounters::default(), Counters::default());
+        Ok((Self { engine, seed: None, decisions, retries }, warnings))
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {
@@ -40,8 +42,8 @@ impl Plugin for RateLimitFilter {
         };
         let request = Request { headers: &headers, facts: Facts::new(&http, self.engine.sources()) };
         let outcome = self.engine.decide(&request, moment, &mut Shared);
-        count(&mut self.counters, &outcome);
-        if let Err(status) = http.set_state("sailcloth.ratelimit", outcome.decision.state().as_bytes()) {
+        count(&mut self.decisions, &mut self.retries, &outcome);
+        if let Err(status) = http.set_state("sailcloth.ratelimit", outcome.enforced.state().as_bytes()) {
             return http.fail_closed("the decision could not be handed on", status);
         }
         match &outcome.refusal {
@@ -73,16 +75,14 @@ fn common_seed() -> Result<Seed, Status> {
     stored.ok_or(Status::SerializationFailure)
 }
 
-fn count(counters: &mut Counters<(usize, Tally, &'static str)>, outcome: &Outcome<'_>) {
-    for count in &outcome.counts {
-        counters.count((count.rule.id, count.tally, count.reason), || {
-            let labels = [
-                ("policy", count.rule.policy),
-                ("rule", &count.rule.rule.to_string()),
-                ("outcome", count.tally.name()),
-                ("reason", count.reason),
-            ];
-            name("sailcloth_ratelimit_decisions_total", &labels)
+fn count(decisions: &mut DecisionCounters, retries: &mut Counters<usize>, outcome: &Outcome<'_>) {
+    for decision in &outcome.said {
+        decisions.count(decision);
+    }
+    for (rule, times) in &outcome.retries {
+        retries.add(rule.id, *times, || {
+            let labels = [("policy", rule.policy), ("rule", &rule.rule.to_string())];
+            name("sailcloth_ratelimit_retries_total", &labels)
         });
     }
 }
