@@ -34,7 +34,7 @@ impl Settings {
     /// Reads the settings.
     #[must_use]
     pub fn read(fields: &Fields<'_>) -> Self {
-        let slots = fields.get("slots").and_then(|slots| slots.integer(8, 16_777_216));
+        let slots = fields.get("slots").and_then(|slots| slots.integer(16, 16_777_216));
         let headers = fields.get("headers").and_then(|value| {
             if value.node().text() == Some("always") {
                 value.error("`always` is not supported by this version of the ratelimit filter; expected `limited` or `never`");

@@ -3,7 +3,7 @@
 //! - [`Engine::load`] compiles a configuration; [`Engine::decide`] decides one request;
 //! - [`Store`] is the shared memory, [`Moment`] the time and the hash seed: both are arguments, so the engine has no
 //!   clock, no randomness and no I/O;
-//! - a rule's buckets live in a fixed number of *rows* of eight ([`row`]); a row is read and written as a whole under
+//! - a rule's buckets live in a fixed number of *rows* of sixteen ([`row`]); a row is read and written as a whole under
 //!   compare-and-swap, so a decision is exact whatever the other workers do.
 //!
 //! What is promised: per key and rule, never more than `burst + requests/per × time` admitted, for any interleaving of
@@ -22,4 +22,4 @@ pub use engine::{Engine, Outcome, Refusal, Settings};
 pub use gcra::{Gcra, Take};
 pub use reasons::Reasons;
 pub use row::Row;
-pub use store::{Moment, RowKey, SEED_KEY, Seed, Store, StoreError};
+pub use store::{Moment, RowKey, SEED_KEY, Seed, Store, StoreError, Stored};

@@ -1,18 +1,18 @@
-//! Eight buckets in one value of the store.
+//! Sixteen buckets in one value of the store.
 //!
 //! ```text
-//! row    = version:u8 shared:u64le *8( tag:u64le tat:u64le )
+//! row    = version:u8 shared:u64le *16( tag:u64le tat:u64le )
 //! ```
 //!
 //! A client's bucket is the record with its tag. A record whose `tat` has passed is a full bucket and says nothing: it
-//! is dropped at the next write. When all eight belong to other clients, the client takes from `shared`, one bucket for
+//! is dropped at the next write. When all sixteen belong to other clients, the client takes from `shared`, one bucket for
 //! everybody who found no place; and whoever gets a place later starts from `shared` too. So a client that is moved
 //! between the two never meets a fuller bucket than its own would be.
 
 use crate::gcra::{Gcra, Take};
 
 /// Records of a row.
-pub(crate) const WAYS: usize = 8;
+pub(crate) const WAYS: usize = 16;
 
 const VERSION: u8 = 1;
 
@@ -141,18 +141,18 @@ mod tests {
     #[test]
     fn clients_of_a_row_do_not_touch_each_other() {
         let mut row = Cell::default();
-        for tag in 0..8 {
+        for tag in 0..16 {
             assert!(row.admits(tag, SECOND) && row.admits(tag, SECOND) && !row.admits(tag, SECOND), "{tag}");
         }
     }
 
     #[test]
-    fn the_ninth_client_shares_one_bucket_with_the_tenth() {
+    fn the_seventeenth_client_shares_one_bucket_with_the_eighteenth() {
         let mut row = Cell::default();
-        assert!((0..8).all(|tag| row.admits(tag, SECOND)));
-        assert!(row.visit(8, SECOND).crowded);
-        assert!(row.admits(9, SECOND), "the second and last of the shared bucket");
-        assert!(!row.admits(8, SECOND) && !row.admits(10, SECOND));
+        assert!((0..16).all(|tag| row.admits(tag, SECOND)));
+        assert!(row.visit(16, SECOND).crowded);
+        assert!(row.admits(17, SECOND), "the second and last of the shared bucket");
+        assert!(!row.admits(16, SECOND) && !row.admits(18, SECOND));
         assert!(row.admits(0, SECOND), "those with a place keep it");
     }
 
@@ -160,26 +160,26 @@ mod tests {
     fn leaving_the_shared_bucket_refills_nothing() {
         let mut row = Cell::default();
         let full = 10 * SECOND;
-        // Seven with one request, one with two: at 11.5 s the seven have gone, client 8 has used the shared bucket.
-        assert!((0..8).all(|tag| row.admits(tag, full)));
-        assert!(row.admits(8, full) && row.admits(8, full) && !row.admits(8, full));
+        // Sixteen with one request each are gone a second later; client 16 has emptied the shared bucket.
+        assert!((0..16).all(|tag| row.admits(tag, full)));
+        assert!(row.admits(16, full) && row.admits(16, full) && !row.admits(16, full));
         let later = full + SECOND;
-        assert!(row.admits(8, later), "one second is one request");
-        assert!(!row.visit(8, later).crowded, "there is room now");
-        assert!(!row.admits(8, later), "and the new place is no new bucket");
+        assert!(row.admits(16, later), "one second is one request");
+        assert!(!row.visit(16, later).crowded, "there is room now");
+        assert!(!row.admits(16, later), "and the new place is no new bucket");
     }
 
     #[test]
     fn a_record_whose_time_has_passed_is_dropped() {
         let mut row = Cell::default();
-        assert!((0..8).all(|tag| row.admits(tag, SECOND)));
+        assert!((0..16).all(|tag| row.admits(tag, SECOND)));
         assert!(row.admits(100, 3 * SECOND));
         assert_eq!(row.0.as_ref().map(Vec::len), Some(9 + 16));
     }
 
     #[test]
     fn bytes_of_a_stranger_are_an_empty_bucket_not_a_full_one() {
-        for garbage in [b"".as_slice(), b"x", &[VERSION; 10], &[0; 9], &[VERSION; 9 + 16 * 9]] {
+        for garbage in [b"".as_slice(), b"x", &[VERSION; 10], &[0; 9], &[VERSION; 9 + 16 * 17]] {
             let mut row = Cell(Some(garbage.to_vec()));
             assert!(!row.admits(1, 5 * SECOND), "{garbage:?}");
             assert!(

@@ -3,16 +3,19 @@
 /// Key of the hash seed in the shared store.
 pub const SEED_KEY: &[u8] = b"sailcloth/ratelimit/seed";
 
+/// A row's value and version; `None` when nobody has written it.
+pub type Stored<V> = Option<(Vec<u8>, V)>;
+
 /// The shared memory of all workers: a value and its version per row.
 pub trait Store {
     /// A number that changes with every write of a row.
     type Version: Copy;
 
-    /// The value of a row; `None` when nobody has written it.
+    /// Reads a row.
     ///
     /// # Errors
     /// When the store could not be asked.
-    fn read(&mut self, row: RowKey) -> Result<Option<(Vec<u8>, Self::Version)>, StoreError>;
+    fn read(&mut self, row: RowKey) -> Result<Stored<Self::Version>, StoreError>;
 
     /// Writes a row if it is still as it was read (`None`: absent). `false` when someone else wrote since.
     ///

@@ -226,7 +226,7 @@ fn mistakes_across_rules_and_policies_are_located() {
     assert_eq!(
         errors(&config(&format!("[{rule}]"), r#"{"slots": 1, "headers": "always", "slot": 3}"#)),
         [
-            "settings.slots: 1 is out of range; expected 8 to 16777216",
+            "settings.slots: 1 is out of range; expected 16 to 16777216",
             "settings.headers: `always` is not supported by this version of the ratelimit filter; expected `limited` or `never`",
             "settings.slot: unknown field; did you mean `slots`?",
         ]

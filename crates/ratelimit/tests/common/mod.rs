@@ -1,5 +1,11 @@
 //! A store in memory, a generator of numbers and requests.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::allow_attributes_without_reason)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "shared by several test binaries, none of which uses all"
+)]
+#![allow(clippy::panic, reason = "a test may")]
 
 use std::collections::HashMap;
 
