@@ -50,7 +50,7 @@ test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
 	  cargo test --target $(NODE_TARGET) --lib $(ENGINES:%=-p sailcloth-%)
 
 test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance cases
-	cargo test -p sailcloth-tests --test native --test emulator --test host --test modules --test conformance
+	cargo test -p sailcloth-tests --lib --test native --test emulator --test host --test modules --test conformance
 
 test-envoy: wasm ## the modules in the real Envoy
 	cargo test -p sailcloth-tests --test examples --test envoy --test end_to_end

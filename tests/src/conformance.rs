@@ -1,0 +1,1 @@
+//! Cases nobody here wrote.

@@ -1,0 +1,10 @@
+//! The corpus against the built modules in the emulator.
+
+use sailcloth_tests::{corpus, emulator, subject};
+
+#[test]
+fn the_corpus_holds_in_the_emulator() {
+    for subject in subject::ALL {
+        emulator::run(subject, &corpus::files(subject.name)).finish();
+    }
+}

@@ -1,0 +1,47 @@
+//! The corpus through a real Envoy.
+
+use sailcloth_launch::envoy;
+use sailcloth_tests::envoy::{Certificates, Transport};
+use sailcloth_tests::{case::CaseFile, corpus, envoy as runner, subject};
+
+#[test]
+fn the_corpus_holds_in_envoy() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    for subject in subject::ALL {
+        runner::run(&binary, subject, &corpus::files(subject.name), &Transport::Plaintext).finish();
+    }
+}
+
+#[test]
+fn identities_hold_by_certificate() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let subject = subject::Subject::named("authz");
+    let has_peer = |file: &CaseFile| file.cases.iter().any(|case| case.peer.is_some());
+    let by_certificate = |file: &CaseFile| {
+        let text = sailcloth_tests::yaml::json(&file.configuration);
+        !text.contains("peerPrincipal")
+    };
+    let files: Vec<CaseFile> = corpus::files(subject.name)
+        .into_iter()
+        .filter(|file| has_peer(file) && by_certificate(file))
+        .collect();
+    runner::run(&binary, subject, &files, &Transport::MutualTls(certificates())).finish();
+}
+
+/// An authority and what it issues, made anew for each run.
+fn certificates() -> Certificates {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "test authority");
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let authority = issuer.pem();
+    let issue = move |identity: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
+        params.distinguished_name.push(DnType::CommonName, "test workload");
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+    };
+    Certificates { authority, issue: Box::new(issue) }
+}
