@@ -85,7 +85,7 @@ impl SourceMatcher {
             &|| holds(&self.principals, identity, |pattern, id| pattern.matches(id)) as Truth,
             &|| {
                 holds(&self.namespaces, identity, |glob, id| {
-                    of_namespace(id).is_some_and(|ns| glob_matches(glob, ns))
+                    namespaces(id).any(|namespace| glob_matches(glob, namespace))
                 })
             },
             &|| holds(&self.service_accounts, identity, |account, id| is_account(id, account)),
@@ -205,35 +205,54 @@ fn convert<T, U>(condition: &Condition<T>, each: impl Fn(&T) -> Vec<U>) -> Condi
     }
 }
 
-/// A principal with the local trust domain or an alias of it, for each of them; any other as written.
+/// A principal with the local trust domain or an alias of it, for each of them; any other as written. A trust domain that
+/// begins with `*` stays as it is beside those that it does not cover (`istio-api.md` 2.11).
 fn expand(principal: &str, trust_domains: &[String]) -> Vec<String> {
-    match principal.split_once('/') {
-        Some((domain, rest))
-            if domain == LOCAL_TRUST_DOMAIN || trust_domains.iter().any(|local| local == domain) =>
-        {
-            trust_domains.iter().map(|local| format!("{local}/{rest}")).collect()
+    let Some((domain, rest)) = principal.split_once('/') else { return vec![principal.to_owned()] };
+    let of = |domain: &str| format!("{domain}/{rest}");
+    if let Some(ending) = domain.strip_prefix('*').filter(|ending| !ending.is_empty()) {
+        let (covered, others): (Vec<_>, Vec<_>) =
+            trust_domains.iter().partition(|local| local.ends_with(ending));
+        let others = others.iter().filter(|_| !covered.is_empty()).map(|local| of(local));
+        return std::iter::once(principal.to_owned()).chain(others).collect();
+    }
+    if domain == LOCAL_TRUST_DOMAIN || trust_domains.iter().any(|local| local == domain) {
+        return trust_domains.iter().map(|local| of(local)).collect();
+    }
+    vec![principal.to_owned()]
+}
+
+/// The namespaces that an identity names: Istio asks for `/ns/<namespace>/` anywhere in the SPIFFE URI, so a path with
+/// more parts than `<trust domain>/ns/<namespace>/sa/<name>` counts as well.
+fn namespaces(identity: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let segments: Vec<&[u8]> = identity.split(|byte| *byte == b'/').collect();
+    let mut rest = segments.into_iter().peekable();
+    std::iter::from_fn(move || {
+        while let Some(segment) = rest.next() {
+            if segment == b"ns" {
+                let namespace = *rest.peek()?;
+                // `ns` may be the name of a namespace too: the next round looks at it again.
+                let mut after = rest.clone();
+                after.next();
+                after.peek()?;
+                return Some(namespace);
+            }
         }
-        _ => vec![principal.to_owned()],
-    }
+        None
+    })
 }
 
-/// `<trust domain>/ns/<namespace>/sa/<name>`.
-fn parts(identity: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut segments = identity.split(|byte| *byte == b'/');
-    let _trust_domain = segments.next()?;
-    let parts = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
-    match parts {
-        (b"ns", namespace, b"sa", name) if segments.next().is_none() => Some((namespace, name)),
-        _ => None,
-    }
-}
-
-fn of_namespace(identity: &[u8]) -> Option<&[u8]> {
-    parts(identity).map(|(namespace, _)| namespace)
-}
-
+/// Istio's `spiffe://.+/ns/<namespace>/(.+/)?sa/<name>(/.+)?`.
 fn is_account(identity: &[u8], account: &ServiceAccount) -> bool {
-    parts(identity) == Some((account.namespace.as_bytes(), account.name.as_bytes()))
+    let segments: Vec<&[u8]> = identity.split(|byte| *byte == b'/').collect();
+    let pair = |window: &[&[u8]], key: &[u8], value: &str| matches!(window, [k, v] if *k == key && *v == value.as_bytes());
+    let after_namespace = segments
+        .windows(2)
+        .enumerate()
+        .skip(1)
+        .find(|(_, window)| pair(window, b"ns", &account.namespace))
+        .and_then(|(index, _)| segments.get(index + 2..));
+    after_namespace.is_some_and(|rest| rest.windows(2).any(|window| pair(window, b"sa", &account.name)))
 }
 
 /// `*` stands for any run of characters, anywhere. Linear: the last star is the only one ever gone back to.
@@ -306,13 +325,28 @@ mod tests {
         assert_eq!(expand("td2/ns/a/sa/b", &domains), ["td1/ns/a/sa/b", "td2/ns/a/sa/b"]);
         assert_eq!(expand("other/ns/a/sa/b", &domains), ["other/ns/a/sa/b"]);
         assert_eq!(expand("*/ns/a/sa/b", &domains), ["*/ns/a/sa/b"]);
+        assert_eq!(expand("*2/ns/a/sa/b", &domains), ["*2/ns/a/sa/b", "td1/ns/a/sa/b"]);
+        assert_eq!(expand("*x/ns/a/sa/b", &domains), ["*x/ns/a/sa/b"]);
     }
 
     #[test]
-    fn identities_have_exactly_their_parts() {
-        assert_eq!(parts(b"td/ns/a/sa/b"), Some((b"a".as_slice(), b"b".as_slice())));
-        for other in [b"td/ns/a/sa/b/c".as_slice(), b"ns/a/sa/b", b"td/xx/a/sa/b", b""] {
-            assert_eq!(parts(other), None);
+    fn identities_may_have_more_parts_than_istio_writes() {
+        let account = ServiceAccount { namespace: "a".into(), name: "b".into() };
+        for (identity, expected) in [
+            ("td/ns/a/sa/b", true),
+            ("td/ns/a/sa/b/k/v", true),
+            ("td/k/v/ns/a/sa/b", true),
+            ("td/k/v/ns/a/k/v/sa/b/k/v", true),
+            ("td/ns/a/sa/bb", false),
+            ("td/ns/a", false),
+            ("td/sa/b/ns/a", false),
+            ("ns/a/sa/b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_account(identity.as_bytes(), &account), expected, "{identity}");
         }
+        let found: Vec<&[u8]> = namespaces(b"td/ns/a/x/ns/ns/c/sa/d/ns/last").collect();
+        assert_eq!(found, [b"a".as_slice(), b"ns", b"c"]);
+        assert_eq!(namespaces(b"").count(), 0);
     }
 }
