@@ -176,7 +176,11 @@ pub fn decide(
     let status = observed.status.unwrap_or_default();
     let told = details.filter(|details| details.starts_with("sailcloth_"));
     if let Some(details) = told {
-        observed.decided = Decided::of_details(filter, details, status);
+        observed.decided = Decided::of_details(filter, details, status).map(|told| {
+            // A gRPC client's status is 200 whatever was decided; the counter knows.
+            let same = acted.iter().find(|counted| counted.by == told.by && counted.reason == told.reason);
+            same.filter(|_| status == 200).cloned().unwrap_or(told)
+        });
         if observed.decided.is_none() {
             observed.faults.push(format!("response code details `{details}` name no decision of {filter}"));
         }

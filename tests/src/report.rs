@@ -19,6 +19,12 @@ impl Report {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
+    /// The same rows under another name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
     /// A row ran; it failed where there are differences.
     pub fn ran(&mut self, row: &str, differences: &[String]) {
         self.ran += 1;

@@ -1,1 +1,0 @@
-//! Cases nobody here wrote.

@@ -1,0 +1,157 @@
+//! Cases that nobody here wrote (`../shared/conformance` beside the repository, or `SAILCLOTH_CONFORMANCE`).
+//!
+//! The readers know the format, never a case: what cannot run is skipped by a property that it has, and the report counts
+//! such rows by property.
+
+pub mod e2e;
+pub mod judged;
+pub mod rbac;
+
+use std::path::{Path, PathBuf};
+
+use sailcloth_core::config::{Node, Problem};
+
+use crate::corpus::{root, yaml_files};
+use crate::native::errors;
+use crate::report::note;
+use crate::subject::{self, Engine, Subject};
+use crate::yaml::{self, items, map, text};
+
+/// The folder, or `None` after saying that it is not there.
+///
+/// # Panics
+/// Without the folder when `REQUIRE_CONFORMANCE=1`, or when `SAILCLOTH_CONFORMANCE` names something wrong.
+#[must_use]
+pub fn folder() -> Option<PathBuf> {
+    let named = std::env::var_os("SAILCLOTH_CONFORMANCE").filter(|name| !name.is_empty());
+    let folder = named.as_ref().map_or_else(|| root().join("../shared/conformance"), PathBuf::from);
+    if folder.join("istio").is_dir() {
+        return Some(folder);
+    }
+    let required = std::env::var("REQUIRE_CONFORMANCE").is_ok_and(|value| value == "1");
+    let text = format!(
+        "the conformance cases are not at {}; SAILCLOTH_CONFORMANCE names another folder",
+        folder.display()
+    );
+    assert!(!required && named.is_none(), "{text}");
+    note(&format!("skipped: {text}"));
+    None
+}
+
+/// One file with `cases:`.
+#[derive(Debug)]
+pub struct Table {
+    /// File name without extension: the name of the Go test.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The whole document.
+    pub document: Node,
+}
+
+impl Table {
+    /// The tables of a folder.
+    ///
+    /// # Panics
+    /// On a file that is not YAML.
+    #[must_use]
+    pub fn all(folder: &Path) -> Vec<Self> {
+        let read = |path: PathBuf| {
+            let text =
+                std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let document = yaml::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            Self { name, path, document }
+        };
+        yaml_files(folder).into_iter().map(read).collect()
+    }
+
+    /// Its cases.
+    #[must_use]
+    pub fn cases(&self) -> &[Node] {
+        items(self.document.field("cases"))
+    }
+
+    /// How a case is called in messages.
+    #[must_use]
+    pub fn row(&self, case: &Node) -> String {
+        let word = |key| case.field(key).and_then(Node::text);
+        let name = word("name").or_else(|| word("Name")).unwrap_or_default();
+        format!("{}: {name}", word("id").unwrap_or(&self.name))
+    }
+}
+
+/// What a filter says about a configuration.
+pub enum Verdict {
+    /// It takes effect.
+    Accepted(Box<dyn Engine>),
+    /// It is refused, for what is wrong with it.
+    Refused(Vec<String>),
+    /// It is refused only because this version cannot carry something out.
+    Unsupported(String),
+    /// No filter of this build takes the kind.
+    NoFilter(String),
+}
+
+/// What marks a refusal that says nothing about the document.
+const NOT_YET: &str = "supported by this version";
+
+/// Asks the filter that takes a kind. `resources` is a list of documents.
+#[must_use]
+pub fn ask(kind: &str, configuration: &Node) -> Verdict {
+    let owner = sailcloth_resources::Kind::ALL.iter().find(|known| known.name == kind);
+    let subject =
+        owner.and_then(|kind| subject::ALL.iter().find(|subject| subject.name == kind.filter.name()));
+    match subject {
+        Some(subject) => load(subject, configuration),
+        None => Verdict::NoFilter(kind.to_owned()),
+    }
+}
+
+/// Loads a configuration into a filter's engine.
+#[must_use]
+pub fn load(subject: &Subject, configuration: &Node) -> Verdict {
+    match (subject.load)(configuration) {
+        Ok((engine, _)) => Verdict::Accepted(engine),
+        Err(problems) => refusal(&problems),
+    }
+}
+
+fn refusal(problems: &[Problem]) -> Verdict {
+    let texts = errors(problems);
+    match problems.iter().find(|problem| problem.message.contains(NOT_YET)) {
+        Some(problem) if texts.iter().all(|text| text.contains(NOT_YET)) => {
+            Verdict::Unsupported(generic(&problem.message))
+        }
+        _ => Verdict::Refused(texts),
+    }
+}
+
+/// A message without what stands in back quotes for this document alone: a property, to count by.
+fn generic(message: &str) -> String {
+    // "path template `/a/{*}` is …", but "`when` is …".
+    match message.strip_prefix("path template ").and_then(|rest| rest.rsplit_once('`')) {
+        Some((_, rest)) => format!("path template{rest}"),
+        None => message.to_owned(),
+    }
+}
+
+/// A document of a kind.
+#[must_use]
+pub fn document(api: &str, kind: &str, name: &str, namespace: &str, spec: Node) -> Node {
+    let metadata = map(vec![("name", text(name)), ("namespace", text(namespace))]);
+    map(vec![("apiVersion", text(api)), ("kind", text(kind)), ("metadata", metadata), ("spec", spec)])
+}
+
+/// A configuration of these documents and nothing else.
+#[must_use]
+pub fn configuration(documents: Vec<Node>) -> Node {
+    map(vec![("resources", Node::List(documents))])
+}
+
+/// The API version under which a kind is served.
+#[must_use]
+pub fn api_of(kind: &str) -> Option<String> {
+    let known = sailcloth_resources::Kind::ALL.iter().find(|known| known.name == kind)?;
+    Some(format!("{}/{}", known.group, known.versions.first()?))
+}

@@ -1,0 +1,12 @@
+//! Cases nobody here wrote: Istio's validation tables, its translation tables judged by meaning, its integration tests.
+
+#[path = "conformance/builder.rs"]
+mod builder;
+#[path = "conformance/e2e.rs"]
+mod e2e;
+#[path = "conformance/matching.rs"]
+mod matching;
+#[path = "conformance/selection.rs"]
+mod selection;
+#[path = "conformance/validation.rs"]
+mod validation;
