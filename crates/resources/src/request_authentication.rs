@@ -322,7 +322,7 @@ mod tests {
             ),
             (r#"{"issuer":"i","presence":"MANDATORY"}"#, "unknown value `MANDATORY`"),
             (r#"{"issuer":"i","audiences":[""]}"#, "audiences[0]: may not be empty"),
-            (r#"{"issuer":"i","jwks_url":"x"}"#, "unknown field; did you mean `jwks`?"),
+            (r#"{"issuer":"i","jwks_url":"x"}"#, "unknown field; did you mean `jwksUri`?"),
         ] {
             let errors = load(rule).unwrap_err().join("\n");
             assert!(errors.contains(message), "{rule}: {errors}");
