@@ -142,11 +142,6 @@ fn write_number(number: f64, out: &mut String) {
 }
 
 /// The length first, so that no two texts run into each other.
-/// The bits of a number; its decimal form would link 10 kB of formatting into every module.
-fn write_number(number: f64, out: &mut String) {
-    out.push_str(&format!("#{:x}", number.to_bits()));
-}
-
 fn write_text(text: &str, out: &mut String) {
     out.push_str(&text.len().to_string());
     out.push(':');
