@@ -26,7 +26,6 @@ pub(crate) struct Caller<'r> {
     peer_identity: OnceCell<Fact<Vec<u8>>>,
     peer_address: OnceCell<Fact<IpAddr>>,
     remote_address: OnceCell<Fact<IpAddr>>,
-    destination_port: OnceCell<Fact<u16>>,
     token: OnceCell<Fact<Token>>,
 }
 
@@ -37,7 +36,6 @@ impl<'r> Caller<'r> {
             peer_identity: OnceCell::new(),
             peer_address: OnceCell::new(),
             remote_address: OnceCell::new(),
-            destination_port: OnceCell::new(),
             token: OnceCell::new(),
         }
     }
@@ -54,13 +52,6 @@ impl<'r> Caller<'r> {
 
     pub(crate) fn remote_address(&self) -> Result<Option<&IpAddr>, Unknown> {
         known(self.remote_address.get_or_init(|| self.request.facts.remote_address()), Unknown::RemoteAddress)
-    }
-
-    pub(crate) fn destination_port(&self) -> Result<Option<&u16>, Unknown> {
-        known(
-            self.destination_port.get_or_init(|| self.request.facts.destination_port()),
-            Unknown::DestinationPort,
-        )
     }
 
     pub(crate) fn token(&self) -> Result<Option<&Token>, Unknown> {

@@ -393,9 +393,9 @@ mod tests {
             "spec":{"action":"AUDIT","rules":[{"when":[]},{"from":[{"source":{"ipBlocks":["x"]}}]},{"to":[{"operation":{"method":["GET"]}}]}]}}]}"#;
         let problems: Vec<String> =
             Engine::load(text.as_bytes()).err().unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert_eq!(problems.len(), 5, "{problems:#?}");
         assert!(
-            problems[3].ends_with("operation.method: unknown field; did you mean `methods`?"),
+            problems[4].ends_with("operation.method: unknown field; did you mean `methods`?"),
             "{problems:#?}"
         );
     }

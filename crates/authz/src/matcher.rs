@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sailcloth_core::identity::Token;
+use sailcloth_core::operation::OperationMatcher;
 use sailcloth_core::text::Pattern;
-use sailcloth_resources::authorization_policy::{Condition, Operation, Rule, ServiceAccount, Source};
+use sailcloth_resources::authorization_policy::{Condition, Rule, ServiceAccount, Source};
+use sailcloth_resources::operation::Operation;
 
-use crate::caller::{Caller, Truth};
+use crate::caller::{Caller, Truth, Unknown};
 
 /// In a policy `cluster.local` means the workload's own trust domain, whatever its name (`istio-api.md` 2.11).
 const LOCAL_TRUST_DOMAIN: &str = "cluster.local";
@@ -27,13 +29,6 @@ struct SourceMatcher {
     remote_ip_blocks: Condition<IpNet>,
 }
 
-struct OperationMatcher {
-    hosts: Condition<Pattern>,
-    ports: Condition<u16>,
-    methods: Condition<Pattern>,
-    paths: Condition<Pattern>,
-}
-
 /// A `requestPrincipals` value (`istio-api.md` 2.6): issuer and subject, split at the last slash.
 struct RequestPrincipal {
     issuer: Pattern,
@@ -45,7 +40,7 @@ impl RuleMatcher {
         let sources = |list: &Vec<Source>| {
             list.iter().map(|source| SourceMatcher::new(source, trust_domains)).collect()
         };
-        let operations = |list: &Vec<Operation>| list.iter().map(OperationMatcher::new).collect();
+        let operations = |list: &Vec<Operation>| list.iter().map(Operation::matcher).collect();
         Self { from: rule.from.as_ref().map(sources), to: rule.to.as_ref().map(operations) }
     }
 
@@ -54,7 +49,7 @@ impl RuleMatcher {
         let to = || {
             self.to
                 .as_ref()
-                .map_or(Ok(true), |list| any(list.iter().map(|operation| operation.matches(caller))))
+                .map_or(Ok(true), |list| any(list.iter().map(|operation| does(operation, caller))))
         };
         let from = || {
             self.from.as_ref().map_or(Ok(true), |list| any(list.iter().map(|source| source.matches(caller))))
@@ -96,33 +91,6 @@ impl SourceMatcher {
     }
 }
 
-impl OperationMatcher {
-    fn new(operation: &Operation) -> Self {
-        let pattern = |text: &String| vec![Pattern::parse(text)];
-        let host = |text: &String| vec![Pattern::parse(&text.to_ascii_lowercase())];
-        Self {
-            hosts: convert(&operation.hosts, host),
-            ports: operation.ports.clone(),
-            methods: convert(&operation.methods, pattern),
-            paths: convert(&operation.paths, pattern),
-        }
-    }
-
-    fn matches(&self, caller: &Caller<'_>) -> Truth {
-        let request = caller.request;
-        let matches = |pattern: &Pattern, text: &[u8]| pattern.matches(text);
-        all([
-            &|| holds(&self.methods, || Ok(Some(request.method())), matches),
-            &|| holds(&self.paths, || Ok(Some(request.path())), matches),
-            &|| {
-                let host = request.authority().to_ascii_lowercase();
-                holds(&self.hosts, || Ok(Some(host.as_slice())), matches)
-            },
-            &|| holds(&self.ports, || caller.destination_port(), |port, actual| port == actual),
-        ] as [&dyn Fn() -> Truth; 4])
-    }
-}
-
 impl RequestPrincipal {
     /// The order of tests is Istio's: `*`, a leading `*`, a trailing `*`, then exact.
     fn parse(text: &str) -> Self {
@@ -158,10 +126,15 @@ impl RequestPrincipal {
     }
 }
 
+fn does(operation: &OperationMatcher, caller: &Caller<'_>) -> Truth {
+    // The port is the only thing an operation asks for that a request may not carry.
+    operation.matches(&caller.request).map_err(|_| Unknown::DestinationPort)
+}
+
 /// Whether a condition holds. A value that is not there matches nothing, so it satisfies every `not…` list.
 fn holds<'c, T, V: ?Sized + 'c>(
     condition: &Condition<T>,
-    value: impl FnOnce() -> Result<Option<&'c V>, crate::caller::Unknown>,
+    value: impl FnOnce() -> Result<Option<&'c V>, Unknown>,
     matches: impl Fn(&T, &V) -> bool,
 ) -> Truth {
     if condition.is_empty() {

@@ -33,15 +33,17 @@ impl Http {
     /// stopped, and in `log`.
     ///
     /// # Errors
-    /// [`Status::BadArgument`] in other phases; [`Status::SerializationFailure`] when the block is not well formed.
+    /// [`Status::Empty`] in other phases; [`Status::SerializationFailure`] when the block is not well formed.
     pub fn request_headers(&self) -> Result<HeaderBlock, Status> {
+        // Out of phase Envoy answers with an empty block, and success (observed on 1.40). A request always has headers.
         block(Map::Request)
+            .and_then(|headers| if headers.is_empty() { Err(Status::Empty) } else { Ok(headers) })
     }
 
-    /// All response headers, by one hostcall.
+    /// All response headers, by one hostcall; none where there is no response, or not yet.
     ///
     /// # Errors
-    /// As [`Self::request_headers`].
+    /// [`Status::SerializationFailure`] when the block is not well formed.
     pub fn response_headers(&self) -> Result<HeaderBlock, Status> {
         block(Map::Response)
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sailcloth_core::config::{Fields, Value};
 
+use crate::operation::Operation;
 use crate::{Kind, Metadata, Resource, Scope};
 
 /// Why a field of the schema is refused: this version cannot carry it out, and a rule that loses a condition matches
@@ -96,19 +97,6 @@ pub struct ServiceAccount {
     pub name: String,
 }
 
-/// What is called: every field that says something must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Operation {
-    /// `hosts`: the Host header, port included.
-    pub hosts: Condition<String>,
-    /// `ports`: the port the connection was made to.
-    pub ports: Condition<u16>,
-    /// `methods`.
-    pub methods: Condition<String>,
-    /// `paths`, without query.
-    pub paths: Condition<String>,
-}
-
 impl Resource for AuthorizationPolicy {
     const KINDS: &'static [Kind] = &[Kind::AUTHORIZATION_POLICY];
     const ANNOTATIONS: &'static [&'static str] = &["istio.io/dry-run", "sailcloth.dev/mode"];
@@ -182,7 +170,7 @@ fn read_rule(value: &Value<'_>, metadata: &Metadata) -> Option<Rule> {
     let from = fields
         .get("from")
         .and_then(|from| alternatives(&from, "source", |source| read_source(source, metadata)));
-    let to = fields.get("to").and_then(|to| alternatives(&to, "operation", read_operation));
+    let to = fields.get("to").and_then(|to| alternatives(&to, "operation", Operation::read));
     Some(Rule { from, to })
 }
 
@@ -233,19 +221,6 @@ fn read_source(value: &Value<'_>, metadata: &Metadata) -> Option<Source> {
     })
 }
 
-fn read_operation(value: &Value<'_>) -> Option<Operation> {
-    let fields = value.fields()?;
-    if fields.is_empty() {
-        value.error("an empty operation says nothing; name at least one field");
-    }
-    Some(Operation {
-        hosts: condition(&fields, "hosts", "notHosts", text),
-        ports: condition(&fields, "ports", "notPorts", port),
-        methods: condition(&fields, "methods", "notMethods", text),
-        paths: condition(&fields, "paths", "notPaths", path),
-    })
-}
-
 fn condition<T>(
     fields: &Fields<'_>,
     name: &'static str,
@@ -258,24 +233,6 @@ fn condition<T>(
 
 fn text(value: &Value<'_>) -> Option<String> {
     value.non_empty_text().map(str::to_owned)
-}
-
-fn path(value: &Value<'_>) -> Option<String> {
-    let path = value.non_empty_text()?;
-    if path.contains(['{', '}']) {
-        value.error(format!("path template `{path}` {NOT_YET}"));
-        return None;
-    }
-    Some(path.to_owned())
-}
-
-fn port(value: &Value<'_>) -> Option<u16> {
-    let text = value.text()?;
-    let port = text.parse().ok();
-    if port.is_none() {
-        value.error(format!("`{text}` is not a port; expected a string from `1` to `65535`"));
-    }
-    port
 }
 
 fn ip_block(value: &Value<'_>) -> Option<IpNet> {
