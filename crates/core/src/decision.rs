@@ -169,6 +169,8 @@ impl Decision<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const DENIED: Reason =
         Reason { code: "denied", status: 403, grpc_status: 7, body: "RBAC: access denied" };

@@ -269,6 +269,8 @@ fn parse_address(text: Fact<Vec<u8>>, why: &'static str) -> Fact<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     struct One(&'static [&'static str], Vec<u8>);
 

@@ -243,6 +243,8 @@ fn write_value(tag: u8, payload: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const CLAIMS: &str = r#"{"iss":"https://a","sub":"b","n":7,"f":1.5,"ok":true,"none":null,
         "aud":["x","y"],"realm":{"roles":["admin",1]},"a.b":"dotted"}"#;

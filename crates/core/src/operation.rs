@@ -125,6 +125,8 @@ mod tests {
     use super::*;
     use crate::facts::{Facts, NoProperties, Properties, Sources};
     use crate::headers::HeaderBlock;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     struct Port(i64);
 

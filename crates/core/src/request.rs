@@ -54,6 +54,8 @@ impl<'r> Request<'r> {
 mod tests {
     use super::*;
     use crate::facts::{NoProperties, Sources};
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn the_path_ends_at_query_or_fragment() {

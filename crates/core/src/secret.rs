@@ -33,6 +33,8 @@ impl<T> fmt::Display for Secret<T> {
 #[cfg(test)]
 mod tests {
     use super::Secret;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_secret_never_formats_its_value() {

@@ -45,6 +45,8 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn patterns_mean_what_istio_means() {

@@ -190,6 +190,8 @@ fn foreign_kind<R: Resource>(group: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[derive(Debug)]
     struct Policy(Scope);

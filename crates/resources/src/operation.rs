@@ -104,6 +104,8 @@ fn read_list<T>(fields: &Fields<'_>, name: &'static str, read: impl Fn(&Value<'_
 mod tests {
     use super::*;
     use sailcloth_core::config::{Node, Problems};
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn problems(json: &str) -> Vec<String> {
         let node = Node::from_json(json.as_bytes()).unwrap();

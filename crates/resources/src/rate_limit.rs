@@ -339,6 +339,8 @@ fn read_header(name: &str, value: &Value<'_>) -> Option<(String, String)> {
 mod tests {
     use super::*;
     use sailcloth_core::config::Problems;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn read(spec: &str) -> Result<RateLimit, Vec<String>> {
         let node = Node::from_json(spec.as_bytes()).unwrap();

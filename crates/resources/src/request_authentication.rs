@@ -247,6 +247,8 @@ fn non_empty_texts(fields: &Fields<'_>, name: &'static str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::Config;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn load(rule: &str) -> Result<(JwtRule, Vec<String>), Vec<String>> {
         let text = format!(

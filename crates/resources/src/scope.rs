@@ -153,6 +153,8 @@ fn read_target_ref(value: &Value<'_>) -> Option<TargetRef> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn workload(namespace: &str, app: &str) -> Workload {
         Workload {

@@ -189,6 +189,8 @@ fn read_tag(fields: &Fields<'_>) -> Option<bool> {
 mod tests {
     use super::*;
     use sailcloth_core::config::Problems;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn read(spec: &str) -> (Option<Telemetry>, Problems) {
         let node = Node::from_json(spec.as_bytes()).unwrap();

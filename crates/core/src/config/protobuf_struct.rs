@@ -109,6 +109,8 @@ fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn message(field: u8, content: &[u8]) -> Vec<u8> {
         let mut out = vec![field << 3 | 2];

@@ -314,6 +314,8 @@ pub fn did_you_mean(written: &str, known: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn read(json: &str, reader: impl FnOnce(&Value<'_>)) -> Vec<String> {
         let node = Node::from_json(json.as_bytes()).unwrap();
