@@ -56,7 +56,11 @@ test-envoy: wasm ## the modules in the real Envoy
 	cargo test -p sailcloth-tests --test examples --test envoy --test end_to_end
 	cargo test -p sailcloth-demo
 
-test-full: test ## and what takes long: soaks, real-time waits, matrices
+test-full: test ## and what takes long: soaks, real-time waits, the Envoy versions
+	@scripts/setup.sh matrix
+	@for envoy in .tools/matrix/*/envoy; do \
+	  echo "the tour in $$envoy"; ENVOY=$(CURDIR)/$$envoy cargo run --quiet -p sailcloth-demo -- tour >.tools/matrix/tour.txt || { cat .tools/matrix/tour.txt; exit 1; }; \
+	done
 	cargo test -p sailcloth-tests -p sailcloth-demo -- --ignored
 
 bench: wasm ## CPU per request of each filter beside Envoy's native counterpart

