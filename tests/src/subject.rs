@@ -1,6 +1,8 @@
 //! The filters under test: how each one's engine is loaded and asked.
 
 mod authz;
+mod metrics;
+mod ratelimit;
 
 use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::headers::HeaderBlock;
@@ -41,7 +43,7 @@ pub trait Engine {
 }
 
 /// All filters.
-pub const ALL: &[Subject] = &[authz::SUBJECT];
+pub const ALL: &[Subject] = &[authz::SUBJECT, metrics::SUBJECT, ratelimit::SUBJECT];
 
 impl Subject {
     /// The filter of this name.
