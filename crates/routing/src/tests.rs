@@ -233,7 +233,7 @@ fn weights_are_shares_of_their_sum() {
         let mut hits = [0_u64; 4];
         for point in 0..points {
             let arm = chosen(&engine, &[(":path", "/")], point * step + step / 2);
-            hits["abcd".find(&arm[..1]).unwrap()] += 1;
+            hits["abcd".find(arm.trim_end_matches(".x")).unwrap()] += 1;
         }
         for (index, weight) in weights.iter().enumerate() {
             let share = u64::from(*weight) * points / sum;

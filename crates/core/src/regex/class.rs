@@ -1,14 +1,9 @@
-//! Sets of characters.
+//! Sets of characters; a character is a byte.
 
-use super::RegexError;
+/// The last character.
+const LAST: u32 = 0xff;
 
-/// The last code point.
-const LAST: u32 = 0x10_ffff;
-/// The two characters outside ASCII that fold to an ASCII letter.
-const KELVIN: u32 = 0x212a;
-const LONG_S: u32 = 0x17f;
-
-/// A set of code points as ranges, sorted and disjoint once [`Class::canonical`] has run.
+/// A set of characters as ranges, sorted and disjoint once [`Class::canonical`] has run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Class(Vec<(u32, u32)>);
 
@@ -70,34 +65,15 @@ impl Class {
         self.0.extend(other.0);
     }
 
-    /// The set with all letters that differ only in case.
-    ///
-    /// # Errors
-    /// When it names characters outside ASCII, whose folding tables this build does not carry.
-    pub(super) fn folded(self) -> Result<Self, RegexError> {
+    /// The set with all letters that differ only in case, those of Latin-1 included.
+    pub(super) fn folded(self) -> Self {
         let mut folded = self.clone();
         for (low, high) in self.0 {
-            // A range over all of them folds to itself; any other would need Unicode's tables.
-            if high >= 0x80 && !(low <= 0x80 && high == LAST) {
-                return Err(RegexError::new("`(?i)` on characters outside ASCII is not supported"));
-            }
-            for letter in low..=high.min(127) {
-                if let Some(other) = other_case(letter) {
-                    folded.add(other, other);
-                }
-            }
-            let has = |letter: char| (low..=high).contains(&u32::from(letter));
-            if has('k') || has('K') {
-                folded.add(KELVIN, KELVIN);
-            }
-            if has('s') || has('S') {
-                folded.add(LONG_S, LONG_S);
-            }
-            if high == LAST {
-                folded.add_all(Self::ascii(&[(b'k', b'k'), (b'K', b'K'), (b's', b's'), (b'S', b'S')]));
+            for other in (low..=high).filter_map(other_case) {
+                folded.add(other, other);
             }
         }
-        Ok(folded)
+        folded
     }
 
     /// All other characters.
@@ -135,9 +111,11 @@ impl Class {
     }
 }
 
+/// ß, ÿ and µ have their other case outside Latin-1; × and ÷ stand among the letters and are none.
 fn other_case(letter: u32) -> Option<u32> {
-    let letter = char::from_u32(letter).filter(char::is_ascii_alphabetic)?;
-    let other =
-        if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
-    Some(u32::from(other))
+    match letter {
+        0x41..=0x5a | 0xc0..=0xd6 | 0xd8..=0xde => Some(letter + 0x20),
+        0x61..=0x7a | 0xe0..=0xf6 | 0xf8..=0xfe => Some(letter - 0x20),
+        _ => None,
+    }
 }

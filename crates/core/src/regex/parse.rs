@@ -1,7 +1,7 @@
-//! RE2's grammar (<https://github.com/google/re2/wiki/Syntax>) as Envoy uses it: default options, UTF-8.
+//! RE2's grammar (<https://github.com/google/re2/wiki/Syntax>) as Envoy uses it since 1.39: Latin-1, else default options.
 //!
-//! What RE2 accepts and this refuses: `\p`, `\P`, `\C`, `(?i)` on characters outside ASCII, nesting deeper than
-//! [`MAX_DEPTH`], a repetition directly after `(?i)`, and capture names outside ASCII.
+//! What RE2 accepts and this refuses: `\p`, `\P`, `\C`, nesting deeper than [`MAX_DEPTH`], a repetition directly after
+//! `(?i)`, and capture names outside ASCII.
 
 use super::RegexError;
 use super::class::Class;
@@ -54,7 +54,9 @@ struct Parser<'p> {
 
 /// Parses a pattern.
 pub(super) fn parse(pattern: &str) -> Result<Ast, RegexError> {
-    let mut parser = Parser { rest: pattern, depth: 0, names: Vec::new() };
+    // A byte is a character: the pattern's bytes as the characters of that number.
+    let letters: String = pattern.bytes().map(char::from).collect();
+    let mut parser = Parser { rest: &letters, depth: 0, names: Vec::new() };
     let ast = parser.alternation(&mut Flags::default())?;
     if parser.rest.is_empty() { Ok(ast) } else { Err(RegexError::new("`)` without `(`")) }
 }
@@ -94,6 +96,9 @@ impl<'p> Parser<'p> {
             match letter {
                 '|' | ')' => break,
                 '*' | '+' | '?' => return Err(RegexError::new(format!("`{letter}` has nothing to repeat"))),
+                '{' if self.counted()?.is_some() => {
+                    return Err(RegexError::new("`{…}` has nothing to repeat"));
+                }
                 _ => {}
             }
             // `(?i)` and `\Q\E` add nothing that a repetition could follow.
@@ -158,22 +163,20 @@ impl<'p> Parser<'p> {
             '.' => Ast::Class(Class::dot(flags.dot_newline)),
             '^' => Ast::Look(if flags.multi_line { Look::LineStart } else { Look::TextStart }),
             '$' => Ast::Look(if flags.multi_line { Look::LineEnd } else { Look::TextEnd }),
-            '\\' if self.take("Q") => return self.quoted(*flags, items),
+            '\\' if self.take("Q") => return Ok(self.quoted(*flags, items)),
             '\\' => self.escape(*flags)?,
-            _ => literal(letter, *flags)?,
+            _ => literal(letter, *flags),
         }))
     }
 
     /// `\Q…\E`; what follows repeats the last character only.
-    fn quoted(&mut self, flags: Flags, items: &mut Vec<Ast>) -> Result<Option<Ast>, RegexError> {
+    fn quoted(&mut self, flags: Flags, items: &mut Vec<Ast>) -> Option<Ast> {
         let (text, rest) = self.rest.split_once("\\E").unwrap_or((self.rest, ""));
         self.rest = rest;
         let mut letters = text.chars();
         let last = letters.next_back();
-        for letter in letters {
-            items.push(literal(letter, flags)?);
-        }
-        last.map(|letter| literal(letter, flags)).transpose()
+        items.extend(letters.map(|letter| literal(letter, flags)));
+        last.map(|letter| literal(letter, flags))
     }
 
     fn escape(&mut self, flags: Flags) -> Result<Ast, RegexError> {
@@ -189,22 +192,19 @@ impl<'p> Parser<'p> {
             self.next();
             return Ok(Ast::Look(look));
         }
-        if let Some(class) = self.perl_class(flags)? {
+        if let Some(class) = self.perl_class(flags) {
             return Ok(Ast::Class(class));
         }
-        let letter = self.escaped_character()?;
-        character(letter, flags)
+        Ok(character(self.escaped_character()?, flags))
     }
 
     /// `d`, `D`, `s`, `S`, `w`, `W` after a backslash.
-    fn perl_class(&mut self, flags: Flags) -> Result<Option<Class>, RegexError> {
-        let Some((letter, class)) = self.peek().and_then(|letter| Some((letter, Class::perl(letter)?)))
-        else {
-            return Ok(None);
-        };
+    fn perl_class(&mut self, flags: Flags) -> Option<Class> {
+        let letter = self.peek()?;
+        let class = Class::perl(letter)?;
         self.next();
-        let class = if flags.fold { class.folded()? } else { class };
-        Ok(Some(if letter.is_ascii_uppercase() { class.negated() } else { class }))
+        let class = if flags.fold { class.folded() } else { class };
+        Some(if letter.is_ascii_uppercase() { class.negated() } else { class })
     }
 
     /// The character that an escape stands for, after its backslash.
@@ -242,7 +242,8 @@ impl<'p> Parser<'p> {
 
     /// `\x7F` or `\x{10FFFF}`.
     fn hexadecimal(&mut self) -> Result<u32, RegexError> {
-        let bad = || RegexError::new("`\\x` needs two hexadecimal digits or `{…}` up to 10FFFF");
+        let bad =
+            || RegexError::new("`\\x` needs two hexadecimal digits or `{…}` up to FF: a character is a byte");
         let digits = if self.take("{") {
             let (digits, rest) = self.rest.split_once('}').ok_or_else(bad)?;
             self.rest = rest;
@@ -255,7 +256,7 @@ impl<'p> Parser<'p> {
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(bad());
         }
-        u32::from_str_radix(digits, 16).ok().filter(|code| *code <= 0x10_ffff).ok_or_else(bad)
+        u32::from_str_radix(digits, 16).ok().filter(|code| *code <= 0xff).ok_or_else(bad)
     }
 
     /// After `(`. `None` for a group that only sets flags.
@@ -340,12 +341,12 @@ impl<'p> Parser<'p> {
                 return Err(RegexError::new(format!("`[:{name}:]` is not a class")));
             };
             self.rest = rest;
-            let class = if flags.fold { class.folded()? } else { class };
+            let class = if flags.fold { class.folded() } else { class };
             return Ok(if negated { class.negated() } else { class });
         }
         if let Some(after) = self.rest.strip_prefix('\\') {
             let before = std::mem::replace(&mut self.rest, after);
-            if let Some(class) = self.perl_class(flags)? {
+            if let Some(class) = self.perl_class(flags) {
                 return Ok(class);
             }
             self.rest = before;
@@ -358,7 +359,7 @@ impl<'p> Parser<'p> {
         }
         let mut class = Class::default();
         class.add(low, high);
-        if flags.fold { class.folded() } else { Ok(class) }
+        Ok(if flags.fold { class.folded() } else { class })
     }
 
     fn bracket_character(&mut self) -> Result<u32, RegexError> {
@@ -370,13 +371,13 @@ impl<'p> Parser<'p> {
     }
 }
 
-fn literal(letter: char, flags: Flags) -> Result<Ast, RegexError> {
+fn literal(letter: char, flags: Flags) -> Ast {
     character(u32::from(letter), flags)
 }
 
-fn character(letter: u32, flags: Flags) -> Result<Ast, RegexError> {
+fn character(letter: u32, flags: Flags) -> Ast {
     let class = Class::of(letter);
-    Ok(Ast::Class(if flags.fold { class.folded()? } else { class }))
+    Ast::Class(if flags.fold { class.folded() } else { class })
 }
 
 /// A count without leading zeros; past RE2's limit it only has to stay past it.
