@@ -171,9 +171,9 @@ fn conditions_mean_what_istio_means() {
 }
 
 #[test]
-fn values_that_are_not_text_match_no_pattern_and_do_no_harm() {
+fn bytes_that_are_not_text_are_characters_and_do_no_harm() {
     let http = format!(
-        r#"{{"match":[{{"headers":{{"x-a":{{"regex":".*"}}}}}}],{}}},{{"match":[{{"headers":{{"x-a":{{}}}}}}],{}}}"#,
+        r#"{{"match":[{{"headers":{{"x-a":{{"regex":"[ -~]*"}}}}}}],{}}},{{"match":[{{"headers":{{"x-a":{{"regex":".*"}}}}}}],{}}}"#,
         to("a"),
         to("b")
     );
