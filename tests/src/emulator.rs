@@ -177,9 +177,10 @@ pub fn decide(
     let told = details.filter(|details| details.starts_with("sailcloth_"));
     if let Some(details) = told {
         observed.decided = Decided::of_details(filter, details, status).map(|told| {
-            // A gRPC client's status is 200 whatever was decided; the counter knows.
+            // A gRPC client's status is 200 whatever was decided, and a limit's may be written in its resource; the
+            // counter knows.
             let same = acted.iter().find(|counted| counted.by == told.by && counted.reason == told.reason);
-            same.filter(|_| status == 200).cloned().unwrap_or(told)
+            same.filter(|counted| status == 200 || counted.verdict == "limit").cloned().unwrap_or(told)
         });
         if observed.decided.is_none() {
             observed.faults.push(format!("response code details `{details}` name no decision of {filter}"));
