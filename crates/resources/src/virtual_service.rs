@@ -121,16 +121,25 @@ impl Resource for VirtualService {
     const KINDS: &'static [Kind] = &[Kind::VIRTUAL_SERVICE];
     const ANNOTATIONS: &'static [&'static str] = &[];
 
-    fn read(_: Kind, _: &Metadata, spec: &Value<'_>) -> Option<Self> {
+    fn read(_: Kind, metadata: &Metadata, spec: &Value<'_>) -> Option<Self> {
         let fields = spec.fields()?;
         let gateways = fields.get("gateways").and_then(|value| read_gateways(&value)).unwrap_or_default();
         let in_mesh = gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH);
         let hosts = read_hosts(&fields, in_mesh);
-        let export_to = fields.get("exportTo").and_then(|value| read_export_to(&value)).unwrap_or_default();
-        for protocol in ["tls", "tcp"] {
+        let export_to = fields
+            .get("exportTo")
+            .and_then(|value| read_export_to(&value, &metadata.namespace))
+            .unwrap_or_default();
+        let others = ["tls", "tcp"];
+        for protocol in others {
             fields.refuse(protocol, "is not supported: an HTTP filter sees HTTP requests only");
         }
-        let http = fields.required("http").and_then(|value| read_http(&value)).unwrap_or_default();
+        let http = if others.iter().any(|protocol| fields.get(protocol).is_some()) {
+            fields.get("http")
+        } else {
+            fields.required("http")
+        };
+        let http = http.and_then(|value| read_http(&value)).unwrap_or_default();
         Some(Self { hosts, gateways, export_to, http })
     }
 
@@ -191,18 +200,23 @@ fn read_gateways(value: &Value<'_>) -> Option<Vec<String>> {
     })
 }
 
-fn read_export_to(value: &Value<'_>) -> Option<Vec<String>> {
-    let mut seen: Vec<&str> = Vec::new();
+fn read_export_to(value: &Value<'_>, own: &str) -> Option<Vec<String>> {
+    let count = value.items()?.len();
+    let mut seen: Vec<String> = Vec::new();
     value.list(|item| {
         let namespace = item.non_empty_text()?;
         let plain = namespace.split('.').count() == 1 && problem_of_host(namespace).is_none();
         if !matches!(namespace, "." | "*") && (!plain || namespace.contains('*')) {
             item.error(format!("`{namespace}` is not a namespace; expected a name, `.` or `*`"));
         }
-        if seen.contains(&namespace) {
-            item.error(format!("`{namespace}` is written twice; keep one"));
+        if namespace == "*" && count > 1 {
+            item.error("`*` is every namespace already; keep it alone");
         }
-        seen.push(namespace);
+        let meant = if namespace == "." { own } else { namespace };
+        if seen.iter().any(|other| other == meant) {
+            item.error(format!("`{meant}` is named twice; keep one"));
+        }
+        seen.push(meant.to_owned());
         Some(namespace.to_owned())
     })
 }
@@ -240,8 +254,9 @@ fn read_route(value: &Value<'_>) -> Option<HttpRoute> {
         fields.refuse(name, why);
     }
     let matches = fields.get("match").and_then(|value| value.list(|item| read_match(&item)));
-    let destinations =
-        fields.required("route").and_then(|value| read_destinations(&value)).unwrap_or_default();
+    let elsewhere = ["redirect", "directResponse", "delegate"].iter().any(|name| fields.get(name).is_some());
+    let route = if elsewhere { fields.get("route") } else { fields.required("route") };
+    let destinations = route.and_then(|value| read_destinations(&value)).unwrap_or_default();
     Some(HttpRoute {
         matches: matches.unwrap_or_default(),
         destinations,
@@ -282,7 +297,9 @@ fn read_match(value: &Value<'_>) -> Option<HttpMatch> {
 fn read_headers(value: &Value<'_>) -> Vec<(String, StringMatch)> {
     let entries = value.entries().unwrap_or_default();
     let read = entries.into_iter().filter_map(|(name, value)| {
-        if !is_header_name(name) {
+        if name.starts_with("@request.auth.claims") {
+            value.error(format!("matching on claims of a token {LATER}"));
+        } else if !is_header_name(name) {
             value.error(format!("`{name}` is not a header name"));
         }
         if matches!(name, "uri" | "scheme" | "method" | "authority") {
