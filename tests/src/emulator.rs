@@ -104,9 +104,11 @@ fn run_file(filter: &str, file: &CaseFile, report: &mut Report) {
                 continue;
             }
         };
-        for _ in 0..case.repeat {
+        let before = metrics(&bench.process);
+        for number in 1..=case.repeat {
             let stream = bench.stream(case, &configuration, &request);
-            let observed = observe(filter, &bench.process, stream);
+            let mut observed = observe(filter, &bench.process, stream);
+            observed.metrics = (number == case.repeat).then(|| changes(&before, &metrics(&bench.process)));
             report.ran(&row, &judge::differences(&case.expect, &observed));
         }
     }
@@ -144,7 +146,10 @@ pub fn observe(filter: &str, process: &Process, mut stream: Stream) -> Observed 
     let mut observed = Observed::default();
     let mut progress = stream.request_headers(true);
     if stream.reached_upstream() {
-        observed.upstream = Some(pairs(&stream.current_request_headers()));
+        let mut upstream = pairs(&stream.current_request_headers());
+        // Where the route of a shipped configuration reads the cluster, and removes it.
+        observed.cluster = take(&mut upstream, sailcloth_routing::CLUSTER_HEADER);
+        observed.upstream = Some(upstream);
         progress = stream.response_headers([(":status", "200")], true);
     }
     if let Progress::Paused(_) | Progress::Reset = progress {
@@ -177,10 +182,9 @@ pub fn decide(
     let told = details.filter(|details| details.starts_with("sailcloth_"));
     if let Some(details) = told {
         observed.decided = Decided::of_details(filter, details, status).map(|told| {
-            // A gRPC client's status is 200 whatever was decided, and a limit's may be written in its resource; the
-            // counter knows.
+            // Whether it was a denial or a limit the status does not always say (gRPC: 200); the counter knows.
             let same = acted.iter().find(|counted| counted.by == told.by && counted.reason == told.reason);
-            same.filter(|counted| status == 200 || counted.verdict == "limit").cloned().unwrap_or(told)
+            same.cloned().unwrap_or(told)
         });
         if observed.decided.is_none() {
             observed.faults.push(format!("response code details `{details}` name no decision of {filter}"));
@@ -189,12 +193,16 @@ pub fn decide(
         let state = state.and_then(|state| String::from_utf8(state).ok());
         observed.decided = state.as_deref().and_then(Decided::of_state).or_else(|| acted.first().cloned());
     }
-    if let (Some(decided), false) = (&observed.decided, acted.is_empty())
+    // ratelimit counts what each rule did, and routing adds a label.
+    let told_alike = matches!(filter, "authz" | "jwt" | "routing");
+    if let (Some(decided), true) = (&observed.decided, told_alike)
         && !acted.iter().any(|counted| counted == decided)
     {
         observed.faults.push(format!("decided `{decided}`, but counted {acted:?}"));
     }
     observed.shadow = shadow.first().cloned();
+    let arm = |(name, _): &(String, i64)| name.split_once(";.;arm=.=").map(|(_, arm)| arm.to_owned());
+    observed.arm = changes.iter().find_map(arm).filter(|arm| arm != "none");
 }
 
 fn status(stream: &Stream, reply: Option<&LocalReply>) -> Option<u16> {
@@ -202,6 +210,11 @@ fn status(stream: &Stream, reply: Option<&LocalReply>) -> Option<u16> {
         return u16::try_from(reply.status).ok();
     }
     stream.current_response_headers()?.text(":status")?.parse().ok()
+}
+
+fn take(headers: &mut Headers, name: &str) -> Option<String> {
+    let index = headers.iter().position(|(other, _)| other == name)?;
+    String::from_utf8(headers.remove(index).1).ok()
 }
 
 fn pairs(headers: &HeaderMap) -> Headers {

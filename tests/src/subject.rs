@@ -1,14 +1,18 @@
 //! The filters under test: how each one's engine is loaded and asked.
 
 mod authz;
+mod jwt;
 mod metrics;
 mod ratelimit;
+mod routing;
 
 use sailcloth_core::config::{Node, Problem};
+use sailcloth_core::decision::{Decision, LocalReply};
 use sailcloth_core::headers::HeaderBlock;
 
+use crate::case::Headers;
 use crate::facts::CaseProperties;
-use crate::judge::Observed;
+use crate::judge::{Decided, Observed};
 
 /// A filter under test.
 pub struct Subject {
@@ -40,10 +44,16 @@ pub trait Engine {
 
     /// Resources in force, by kind.
     fn resources(&self) -> Vec<(&'static str, usize)>;
+
+    /// What the `jwt` filter handed on with the last decision; nothing in other filters.
+    fn handed_on(&self) -> &[u8] {
+        &[]
+    }
 }
 
 /// All filters.
-pub const ALL: &[Subject] = &[authz::SUBJECT, metrics::SUBJECT, ratelimit::SUBJECT];
+pub const ALL: &[Subject] =
+    &[routing::SUBJECT, jwt::SUBJECT, authz::SUBJECT, ratelimit::SUBJECT, metrics::SUBJECT];
 
 impl Subject {
     /// The filter of this name.
@@ -56,4 +66,40 @@ impl Subject {
             .find(|subject| subject.name == name)
             .unwrap_or_else(|| panic!("there is no filter `{name}`"))
     }
+}
+
+fn decided(decision: &Decision<'_>) -> Decided {
+    Decided::of_state(&decision.state()).expect("a decision's state reads back")
+}
+
+/// What the client and the upstream see: `reply` where the filter answers itself, else a plain 200.
+fn observed(decision: &Decision<'_>, reply: Option<&LocalReply>, upstream: Headers) -> Observed {
+    let mut observed = Observed { decided: Some(decided(decision)), ..Observed::default() };
+    if let Some(reply) = reply {
+        let header = |(name, value): &(&'static str, std::borrow::Cow<'static, str>)| {
+            ((*name).to_owned(), value.as_bytes().to_vec())
+        };
+        observed.status = Some(reply.status);
+        observed.body = Some(reply.body.as_bytes().to_vec());
+        observed.headers = Some(reply.headers.iter().map(header).collect());
+    } else {
+        observed.status = Some(200);
+        observed.headers = Some(Headers::new());
+        observed.upstream = Some(upstream);
+    }
+    observed
+}
+
+/// The request headers, to be edited.
+fn request(headers: &HeaderBlock) -> Headers {
+    headers.iter().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec())).collect()
+}
+
+fn remove(headers: &mut Headers, name: &str) {
+    headers.retain(|(other, _)| other != name);
+}
+
+fn set(headers: &mut Headers, name: &str, value: &[u8]) {
+    remove(headers, name);
+    headers.push((name.to_owned(), value.to_vec()));
 }

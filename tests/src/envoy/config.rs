@@ -149,9 +149,23 @@ impl Plan<'_> {
                     "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
                     "log_format": {"text_format_source": {"inline_string": line}}}}],
                 "http_filters": self.http_filters(),
-                "route_config": route_config("upstream"),
+                "route_config": self.route_config(),
             }),
         )
+    }
+
+    /// The routing filter names the cluster, as in `envoy/routing.yaml`.
+    fn route_config(&self) -> Value {
+        let mut config = route_config("upstream");
+        if self.filter == "routing" {
+            let header = sailcloth_routing::CLUSTER_HEADER;
+            config["virtual_hosts"][0]["routes"][0] = json!({
+                "match": {"prefix": ""},
+                "route": {"cluster_header": header},
+                "request_headers_to_remove": [header],
+            });
+        }
+        config
     }
 
     fn http_filters(&self) -> Vec<Value> {
