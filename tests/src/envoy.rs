@@ -248,7 +248,7 @@ impl<'b> Bench<'b> {
     }
 
     fn metrics(&self) -> Result<BTreeMap<String, u64>, String> {
-        let all = self.envoy.stats("wasmcustom.").map_err(|error| error.to_string())?;
+        let all = self.envoy.stats("^wasmcustom").map_err(|error| error.to_string())?;
         let name = |name: String| name.strip_prefix("wasmcustom.").map(str::to_owned).unwrap_or(name);
         Ok(all.into_iter().map(|(flat, value)| (name(flat), value)).collect())
     }
