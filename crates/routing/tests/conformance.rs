@@ -108,7 +108,7 @@ fn document(spec: Node) -> Node {
 }
 
 fn in_namespace(namespace: &str, document: Node) -> Node {
-    let Node::Map(mut entries) = document else { unreachable!() };
+    let Node::Map(mut entries) = document else { panic!("not a map") };
     entries.retain(|(key, _)| key != "metadata");
     let metadata = map(vec![("name", word("default")), ("namespace", word(namespace))]);
     entries.push(("metadata".to_owned(), metadata));
@@ -243,7 +243,7 @@ fn validate_hosts(tally: &mut Tally, table: &impl Fn(&str) -> Node) {
             continue;
         }
         let namespace = text(case, "namespace").unwrap_or_default();
-        let Node::Map(mut spec) = spec_of(route(vec![])) else { unreachable!() };
+        let Node::Map(mut spec) = spec_of(route(vec![])) else { panic!("not a map") };
         spec.push(("exportTo".to_owned(), case.field("exportTo").unwrap().clone()));
         let document = in_namespace(namespace, document(Node::Map(spec)));
         let outcome = load(vec![document], "any", vec![word("any")]);
@@ -464,7 +464,7 @@ fn engine_of_table(table: &Node) -> Result<Engine, String> {
             ("gateways", Node::List(vec![word("gateway")])),
             ("http", Node::List(rules)),
         ]);
-        let Node::Map(mut document) = document(spec) else { unreachable!() };
+        let Node::Map(mut document) = document(spec) else { panic!("not a map") };
         let name = text(host, "name").unwrap().replace('_', "-");
         document.retain(|(key, _)| key != "metadata");
         document.push(("metadata".to_owned(), map(vec![("name", word(&name))])));
