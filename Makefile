@@ -32,7 +32,7 @@ fmt: ## format the code
 lint: setup ## formatting, clippy for native and wasm32, dependency policy
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --all-targets -- -D warnings
-	cargo clippy $(PROFILE_WASM) -p sailcloth-host $(FILTERS:%=-p sailcloth-filter-%) -- -D warnings
+	cargo clippy $(PROFILE_WASM) -p sailcloth-host -p sailcloth-filter-empty $(FILTERS:%=-p sailcloth-filter-%) -- -D warnings
 	@$(MAKE) --no-print-directory deny
 
 deny: ## licences, sources and bans of the dependencies
@@ -62,9 +62,11 @@ test-full: test ## and what takes long: soaks, real-time waits, the Envoy versio
 	  echo "the tour in $$envoy"; ENVOY=$(CURDIR)/$$envoy cargo run --quiet -p sailcloth-demo -- tour >.tools/matrix/tour.txt || { cat .tools/matrix/tour.txt; exit 1; }; \
 	done
 	cargo test -p sailcloth-tests -p sailcloth-demo -- --ignored
+	@$(MAKE) --no-print-directory bench BENCH=--quick
 
-bench: wasm ## CPU per request of each filter beside Envoy's native counterpart
-	cargo run --release -p sailcloth-bench
+bench: wasm ## CPU per request of each filter beside Envoy's native counterpart (BENCH="--help": its options)
+	cargo build $(PROFILE_WASM) -p sailcloth-filter-empty
+	cargo run --release -p sailcloth-bench -- $(BENCH)
 
 demo: wasm ## the mesh on loopback and a scripted tour of it, then everything stopped
 	@cargo build --quiet -p sailcloth-services -p sailcloth-demo
