@@ -24,6 +24,7 @@ pub mod judge;
 pub mod keys;
 pub mod native;
 pub mod report;
+pub mod shipped;
 pub mod subject;
 pub mod template;
 pub mod yaml;

@@ -2,6 +2,8 @@
 
 #[path = "conformance/builder.rs"]
 mod builder;
+#[path = "conformance/chain.rs"]
+mod chain;
 #[path = "conformance/e2e.rs"]
 mod e2e;
 #[path = "conformance/matching.rs"]

@@ -41,6 +41,12 @@ impl World {
         self.tokens.field("jwks").and_then(Node::text).unwrap_or_default()
     }
 
+    /// Where Istio would fetch it.
+    #[must_use]
+    pub fn jwks_uri(&self) -> &str {
+        self.document.field("jwksUri").and_then(Node::text).unwrap_or_default()
+    }
+
     /// Replaces `$Name` by the token of that name.
     #[must_use]
     pub fn token(&self, value: &str) -> String {

@@ -56,7 +56,7 @@ fn collect(folder: &Path, part: &str) -> Collected {
                 (Some(reason), _) => collected.skipped.skip(reason.clone()),
                 (None, Err(reason)) => collected.skipped.skip(reason),
                 (None, Ok((_, case))) if has_token(&case) => {
-                    collected.skipped.skip("the request carries a token")
+                    collected.skipped.skip("the request carries a token: it runs with the jwt engine")
                 }
                 (None, Ok(found)) => cases.push(found),
             }

@@ -1,0 +1,106 @@
+//! Every `example.yaml` and every file in `envoy/` is what it says.
+
+use std::path::{Path, PathBuf};
+
+use sailcloth_core::config::Node;
+use sailcloth_launch::envoy;
+use sailcloth_tests::corpus::{root, yaml_files};
+use sailcloth_tests::native::errors;
+use sailcloth_tests::subject::{ALL, Subject};
+use sailcloth_tests::{build, yaml};
+
+fn read(path: &Path) -> Node {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    yaml::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn accepted(subject: &Subject, configuration: &Node, of: &str) {
+    match (subject.load)(configuration) {
+        Ok((_, warnings)) => {
+            let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            assert!(texts.is_empty(), "{of}: an example has no warnings: {texts:#?}");
+        }
+        Err(problems) => panic!("{of}: {:#?}", errors(&problems)),
+    }
+}
+
+/// Module and configuration of each Wasm filter of an Envoy configuration.
+fn wasm_filters(node: &Node, found: &mut Vec<(String, Node)>) {
+    if let Some(config) = node.field("config")
+        && let Some(file) = yaml::at(config, &["vm_config", "code", "local", "filename"]).and_then(Node::text)
+    {
+        let name = Path::new(file).file_stem().unwrap().to_string_lossy().into_owned();
+        let value = yaml::at(config, &["configuration", "value"]).cloned().unwrap_or(Node::Null);
+        found.push((name, value));
+    }
+    match node {
+        Node::Map(entries) => entries.iter().for_each(|(_, value)| wasm_filters(value, found)),
+        Node::List(items) => items.iter().for_each(|item| wasm_filters(item, found)),
+        _ => {}
+    }
+}
+
+fn envoy_files() -> Vec<PathBuf> {
+    let files = yaml_files(&root().join("envoy"));
+    assert!(files.len() >= ALL.len(), "{files:?}");
+    files
+}
+
+#[test]
+fn every_example_is_accepted_and_runs_in_its_envoy_file() {
+    for subject in ALL {
+        let example = read(&root().join("filters").join(subject.name).join("example.yaml"));
+        accepted(subject, &example, &format!("filters/{}/example.yaml", subject.name));
+        let mut filters = Vec::new();
+        wasm_filters(&read(&root().join("envoy").join(format!("{}.yaml", subject.name))), &mut filters);
+        let own = filters.iter().find(|(name, _)| name == subject.name);
+        let (_, configured) = own.unwrap_or_else(|| panic!("envoy/{}.yaml has no such filter", subject.name));
+        assert_eq!(
+            yaml::json(configured),
+            yaml::json(&example),
+            "envoy/{}.yaml and its example.yaml",
+            subject.name
+        );
+    }
+}
+
+#[test]
+fn every_filter_of_every_envoy_file_is_accepted() {
+    for path in envoy_files() {
+        let mut filters = Vec::new();
+        wasm_filters(&read(&path), &mut filters);
+        assert!(!filters.is_empty(), "{} has no Wasm filter", path.display());
+        for (name, configuration) in filters {
+            accepted(Subject::named(&name), &configuration, &format!("{}: {name}", path.display()));
+        }
+    }
+}
+
+#[test]
+fn envoy_validates_every_file() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    for subject in ALL {
+        let _ = build::path(subject.name);
+    }
+    for path in envoy_files() {
+        let text = with_certificates(&std::fs::read_to_string(&path).unwrap());
+        let validated = envoy::Spec::new("file", text).binary(&binary).current_dir(root()).validate();
+        validated.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// Certificates are made at the start of the demo (`sailcloth-demo certs`); here one of our own stands in for each.
+fn with_certificates(text: &str) -> String {
+    const MADE: &str = ".run/certs";
+    if !text.contains(MADE) {
+        return text.to_owned();
+    }
+    let folder = std::env::temp_dir().join(format!("sailcloth-certificates-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let key = rcgen::generate_simple_self_signed(vec!["test".to_owned()]).unwrap();
+    for file in text.split([' ', '}', ',', '"', '\n']).filter_map(|word| word.strip_prefix(".run/certs/")) {
+        let pem = if file.ends_with(".key") { key.signing_key.serialize_pem() } else { key.cert.pem() };
+        std::fs::write(folder.join(file), pem).unwrap();
+    }
+    text.replace(MADE, &folder.to_string_lossy())
+}

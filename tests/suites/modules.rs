@@ -1,0 +1,63 @@
+//! What each module asks of its host, offers to it, and weighs.
+
+use std::collections::BTreeSet;
+
+use sailcloth_emulator::Hostcall;
+use sailcloth_tests::subject::Subject;
+use sailcloth_tests::{build, subject};
+
+/// Compiling costs Envoy about a millisecond per kilobyte, on its main thread.
+const MAX_BYTES: u64 = 300_000;
+
+/// What every module exports (`crates/host`, `export!`).
+const BASE: [&str; 7] = [
+    "_initialize",
+    "memory",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_configure",
+    "proxy_on_context_create",
+    "proxy_on_delete",
+    "proxy_on_memory_allocate",
+];
+
+fn each(check: impl Fn(&Subject)) {
+    assert_eq!(build::filters().len(), subject::ALL.len(), "every folder of filters/ is a subject");
+    subject::ALL.iter().for_each(check);
+}
+
+#[test]
+fn modules_import_only_what_envoy_1_36_links() {
+    let env: BTreeSet<String> = Hostcall::ALL
+        .iter()
+        .map(|call| {
+            let module = if call.is_wasi() { "wasi_snapshot_preview1" } else { "env" };
+            format!("{module}.{call}")
+        })
+        .collect();
+    assert_eq!(Hostcall::ALL.iter().filter(|call| call.is_wasi()).count(), 18);
+    each(|subject| {
+        let module = build::module(subject.name);
+        assert!(!module.imports().is_empty(), "{}", subject.name);
+        for import in module.imports() {
+            assert!(env.contains(import), "{} imports {import}", subject.name);
+        }
+    });
+}
+
+#[test]
+fn modules_export_the_base_set_and_the_callbacks_they_use() {
+    each(|subject| {
+        let module = build::module(subject.name);
+        let found: BTreeSet<&str> = module.exports().iter().map(String::as_str).collect();
+        let expected: BTreeSet<&str> = BASE.iter().chain(subject.callbacks).copied().collect();
+        assert_eq!(found, expected, "{}", subject.name);
+    });
+}
+
+#[test]
+fn modules_are_small() {
+    each(|subject| {
+        let bytes = std::fs::metadata(build::path(subject.name)).unwrap().len();
+        assert!(bytes <= MAX_BYTES, "dist/{}.wasm has {bytes} bytes, more than {MAX_BYTES}", subject.name);
+    });
+}
