@@ -30,7 +30,7 @@
 //!       upstream: {x-user: alice, authorization: null} # request headers as the upstream gets them
 //!       route: {cluster: outbound|80|v1|api-service}
 //!       arm: canary
-//!       metrics: {"name;.;label=.=value": 1}   # by how much counters and gauges changed, over all repeats
+//!       metrics: {"name;.;label=.=value": 1}   # by how much counters and gauges must have changed
 //! ```
 //!
 //! A file with `refused:` in place of `cases:` is a configuration that must be refused, with exactly these problems.

@@ -104,11 +104,9 @@ fn run_file(filter: &str, file: &CaseFile, report: &mut Report) {
                 continue;
             }
         };
-        let before = metrics(&bench.process);
-        for number in 1..=case.repeat {
+        for _ in 0..case.repeat {
             let stream = bench.stream(case, &configuration, &request);
-            let mut observed = observe(filter, &bench.process, stream);
-            observed.metrics = (number == case.repeat).then(|| changes(&before, &metrics(&bench.process)));
+            let observed = observe(filter, &bench.process, stream);
             report.ran(&row, &judge::differences(&case.expect, &observed));
         }
     }

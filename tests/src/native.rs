@@ -55,23 +55,10 @@ fn run_file(subject: &Subject, file: &CaseFile, report: &mut Report) {
             attributes.push((vec!["response", name], value.to_le_bytes().to_vec()));
         }
         let properties = CaseProperties(attributes);
-        let mut metrics = Vec::new();
-        for number in 1..=case.repeat {
+        for _ in 0..case.repeat {
             let exchange = Exchange { headers: &block, properties: &properties, now_ns: clock.0 };
-            let mut observed = engine.decide(&exchange);
-            add(&mut metrics, observed.metrics.take());
-            observed.metrics = (number == case.repeat && !metrics.is_empty()).then(|| metrics.clone());
+            let observed = engine.decide(&exchange);
             report.ran(&row, &judge::differences(&case.expect, &observed));
-        }
-    }
-}
-
-/// Adds up changes of metrics over the repeats of a case.
-fn add(all: &mut Vec<(String, i64)>, more: Option<Vec<(String, i64)>>) {
-    for (name, change) in more.into_iter().flatten() {
-        match all.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, sum)) => *sum += change,
-            None => all.push((name, change)),
         }
     }
 }

@@ -102,7 +102,7 @@ impl Shipped {
     /// When Envoy accepts it.
     #[must_use]
     pub fn refusal(&self) -> String {
-        (self.spec)(self.config.to_string()).start(&self.run).err().expect("a refusal").to_string()
+        (self.spec)(self.config.to_string()).start(&self.run).expect_err("a refusal").to_string()
     }
 
     /// Starts it with that many workers.

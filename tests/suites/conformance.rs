@@ -1,4 +1,11 @@
 //! Cases nobody here wrote: Istio's validation tables, its translation tables judged by meaning, its integration tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests"
+)]
 
 #[path = "conformance/builder.rs"]
 mod builder;

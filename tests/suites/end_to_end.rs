@@ -1,4 +1,11 @@
 //! What only a real Envoy shows, beyond single requests: refusing to start, reloading, several workers, crashes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,11 @@
 //! The corpus through a real Envoy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests"
+)]
 
 use sailcloth_launch::envoy;
 use sailcloth_tests::envoy::{Certificates, Transport};

@@ -1,9 +1,16 @@
 //! Every `example.yaml` and every file in `envoy/` is what it says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests"
+)]
 
 use std::path::{Path, PathBuf};
 
 use sailcloth_core::config::Node;
-use sailcloth_launch::envoy;
+use sailcloth_launch::{RunDir, envoy};
 use sailcloth_tests::corpus::{root, yaml_files};
 use sailcloth_tests::native::errors;
 use sailcloth_tests::subject::{ALL, Subject};
@@ -82,25 +89,24 @@ fn envoy_validates_every_file() {
     for subject in ALL {
         let _ = build::path(subject.name);
     }
+    let run = RunDir::temp().unwrap();
     for path in envoy_files() {
-        let text = with_certificates(&std::fs::read_to_string(&path).unwrap());
+        let text = with_certificates(&std::fs::read_to_string(&path).unwrap(), &run);
         let validated = envoy::Spec::new("file", text).binary(&binary).current_dir(root()).validate();
         validated.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }
 
 /// Certificates are made at the start of the demo (`sailcloth-demo certs`); here one of our own stands in for each.
-fn with_certificates(text: &str) -> String {
+fn with_certificates(text: &str, run: &RunDir) -> String {
     const MADE: &str = ".run/certs";
     if !text.contains(MADE) {
         return text.to_owned();
     }
-    let folder = std::env::temp_dir().join(format!("sailcloth-certificates-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
     let key = rcgen::generate_simple_self_signed(vec!["test".to_owned()]).unwrap();
     for file in text.split([' ', '}', ',', '"', '\n']).filter_map(|word| word.strip_prefix(".run/certs/")) {
         let pem = if file.ends_with(".key") { key.signing_key.serialize_pem() } else { key.cert.pem() };
-        std::fs::write(folder.join(file), pem).unwrap();
+        std::fs::write(run.file(file), pem).unwrap();
     }
-    text.replace(MADE, &folder.to_string_lossy())
+    text.replace(MADE, &run.path().to_string_lossy())
 }

@@ -1,4 +1,11 @@
 //! `crates/host` and every filter under a host that fails: any hostcall, any status.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests"
+)]
 
 #[path = "host/faults.rs"]
 mod faults;

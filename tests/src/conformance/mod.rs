@@ -9,7 +9,7 @@ pub mod rbac;
 
 use std::path::{Path, PathBuf};
 
-use sailcloth_core::config::{Node, Problem};
+use sailcloth_core::config::{Node, Problem, Severity};
 
 use crate::corpus::{root, yaml_files};
 use crate::native::errors;
@@ -93,19 +93,28 @@ pub enum Verdict {
     NoFilter(String),
 }
 
-/// What marks a refusal that says nothing about the document.
-const NOT_YET: &str = "supported by this version";
+/// What marks a refusal that says nothing about the document: a version's limits, or those of any HTTP filter.
+const NOT_YET: [&str; 3] = ["supported by this version", "is not supported:", "which a filter cannot do"];
 
-/// Asks the filter that takes a kind. `resources` is a list of documents.
+fn is_not_yet(problem: &Problem) -> bool {
+    NOT_YET.iter().any(|mark| problem.message.contains(mark))
+}
+
+/// Asks the filter that takes a kind whether a document is valid. What the filter wants to know beside it is given.
 #[must_use]
-pub fn ask(kind: &str, configuration: &Node) -> Verdict {
+pub fn ask(kind: &str, document: Node) -> Verdict {
     let owner = sailcloth_resources::Kind::ALL.iter().find(|known| known.name == kind);
     let subject =
         owner.and_then(|kind| subject::ALL.iter().find(|subject| subject.name == kind.filter.name()));
-    match subject {
-        Some(subject) => load(subject, configuration),
-        None => Verdict::NoFilter(kind.to_owned()),
-    }
+    let Some(subject) = subject else { return Verdict::NoFilter(kind.to_owned()) };
+    let settings = match subject.name {
+        // Every destination is this one cluster.
+        "routing" => vec![("cluster", text("any")), ("clusters", Node::List(vec![text("any")]))],
+        _ => Vec::new(),
+    };
+    let mut configuration = configuration(vec![document]);
+    yaml::set(&mut configuration, &["settings"], map(settings));
+    load(subject, &configuration)
 }
 
 /// Loads a configuration into a filter's engine.
@@ -118,20 +127,18 @@ pub fn load(subject: &Subject, configuration: &Node) -> Verdict {
 }
 
 fn refusal(problems: &[Problem]) -> Verdict {
-    let texts = errors(problems);
-    match problems.iter().find(|problem| problem.message.contains(NOT_YET)) {
-        Some(problem) if texts.iter().all(|text| text.contains(NOT_YET)) => {
-            Verdict::Unsupported(generic(&problem.message))
-        }
-        _ => Verdict::Refused(texts),
+    let mut refusing = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    match refusing.clone().next() {
+        Some(first) if refusing.all(is_not_yet) => Verdict::Unsupported(generic(&first.message)),
+        _ => Verdict::Refused(errors(problems)),
     }
 }
 
 /// A message without what stands in back quotes for this document alone: a property, to count by.
 fn generic(message: &str) -> String {
     // "path template `/a/{*}` is …", but "`when` is …".
-    match message.strip_prefix("path template ").and_then(|rest| rest.rsplit_once('`')) {
-        Some((_, rest)) => format!("path template{rest}"),
+    match message.strip_prefix("path template `").and_then(|rest| rest.split_once("` ")) {
+        Some((_, rest)) => format!("path template {rest}"),
         None => message.to_owned(),
     }
 }

