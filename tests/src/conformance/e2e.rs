@@ -83,10 +83,11 @@ impl World {
             return Err("the case is a TCP connection, which an HTTP filter never sees".to_owned());
         }
         let via = at(case, &["expect", "via"]).or_else(|| case.field("via")).and_then(Node::text);
-        let workload = self.workload(case, via)?;
+        let workload = self.workload(table, case, via)?;
         let source = case.field("source").and_then(Node::text);
         // Authentication cases that go through the gateway come from outside.
-        let source = source.unwrap_or(if via == Some("ingress") { "client" } else { "a.echo1" });
+        let source =
+            source.unwrap_or(if via.is_some_and(|via| via != "egress") { "client" } else { "a.echo1" });
         let caller = at(&self.document, &["sources", source])
             .ok_or_else(|| format!("source {source} is not in the world"))?;
         let plaintext = matches!(request.field("plaintext"), Some(Node::Bool(true)));
@@ -130,7 +131,10 @@ impl World {
         Ok((workload, case))
     }
 
-    fn workload(&self, case: &Node, via: Option<&str>) -> Result<Node, String> {
+    fn workload(&self, table: &Table, case: &Node, via: Option<&str>) -> Result<Node, String> {
+        if let Some(name) = via.and_then(|via| via.strip_prefix("gateway ")) {
+            return gateway(table, name);
+        }
         let place = match via {
             None => "target",
             Some("ingress") => "ingress",
@@ -145,6 +149,16 @@ impl World {
             ("labels", labels.cloned().unwrap_or(Node::Map(Vec::new()))),
         ]))
     }
+}
+
+/// The proxy of a Gateway that stands among the table's documents.
+fn gateway(table: &Table, name: &str) -> Result<Node, String> {
+    let gateways = of_kind(&documents(table), "Gateway");
+    let named = |gateway: &&Node| at(gateway, &["metadata", "name"]).and_then(Node::text) == Some(name);
+    let found = gateways.iter().find(named).ok_or_else(|| format!("the case has no Gateway {name}"))?;
+    let namespace = at(found, &["metadata", "namespace"]).and_then(Node::text).unwrap_or("default");
+    let labels = map(vec![("gateway.networking.k8s.io/gateway-name", text(name))]);
+    Ok(map(vec![("namespace", text(namespace)), ("labels", labels), ("gateway", text(name))]))
 }
 
 fn expectation(case: &Node) -> Result<Expect, String> {

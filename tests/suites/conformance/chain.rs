@@ -98,7 +98,7 @@ fn engine(
     match load(Subject::named(filter), &configuration) {
         Verdict::Accepted(engine) => Ok(engine),
         Verdict::Unsupported(reason) | Verdict::NoFilter(reason) => Err(reason),
-        Verdict::Refused(problems) => Err(format!("the {filter} filter refuses it: {}", problems.join("; "))),
+        Verdict::Refused(problems) => panic!("the {filter} filter refuses what Istio accepts: {problems:#?}"),
     }
 }
 
