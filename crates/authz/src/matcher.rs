@@ -120,9 +120,13 @@ impl RequestPrincipal {
         Self { issuer: exact(issuer), subject: exact(subject) }
     }
 
+    /// A token without `iss` or `sub` has no principal (`istio-api.md` 3.4): nothing matches it, not even a value whose
+    /// subject is empty.
     fn matches(&self, token: &Token) -> bool {
-        let claim = |name: &str| token.text(&[name]).unwrap_or_default();
-        self.issuer.matches(claim("iss")) && self.subject.matches(claim("sub"))
+        match (token.text(&["iss"]), token.text(&["sub"])) {
+            (Some(issuer), Some(subject)) => self.issuer.matches(issuer) && self.subject.matches(subject),
+            _ => false,
+        }
     }
 }
 
@@ -289,6 +293,14 @@ mod tests {
             assert_eq!(RequestPrincipal::parse(text).matches(&token), expected, "{text}");
         }
         assert!(!RequestPrincipal::parse("*").matches(&Token::of_principal(b"https://a.example", b"")));
+    }
+
+    #[test]
+    fn a_token_without_a_subject_matches_no_request_principal() {
+        let claims = sailcloth_core::config::Node::from_json(br#"{"iss":"https://a.example"}"#).unwrap();
+        for text in ["https://a.example", "https://a.example/", "*a.example/", "*/", "*", "https*"] {
+            assert!(!RequestPrincipal::parse(text).matches(&Token::of_claims(&claims)), "{text}");
+        }
     }
 
     #[test]
