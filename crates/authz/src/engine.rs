@@ -388,6 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn a_source_whose_lists_are_all_empty_is_refused() {
+        for source in
+            ["{}", r#"{"principals":[]}"#, r#"{"principals":null}"#, r#"{"ipBlocks":[],"namespaces":[]}"#]
+        {
+            let text = format!(
+                r#"{{"resources":[{{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{{"name":"p"}},
+                "spec":{{"rules":[{{"from":[{{"source":{source}}}]}}]}}}}]}}"#
+            );
+            let problems = Engine::load(text.as_bytes()).err().unwrap_or_default();
+            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let expected = "resources[0].spec.rules[0].from[0].source: an empty source says nothing; name at least one field";
+            assert_eq!(texts, [expected], "{source}");
+        }
+    }
+
+    #[test]
     fn fields_that_cannot_take_effect_are_refused_with_every_problem() {
         let text = r#"{"resources":[{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"p"},
             "spec":{"action":"AUDIT","rules":[{"when":[]},{"from":[{"source":{"ipBlocks":["x"]}}]},{"to":[{"operation":{"method":["GET"]}}]}]}}]}"#;

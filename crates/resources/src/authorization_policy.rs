@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sailcloth_core::config::{Fields, Value};
+use sailcloth_core::config::{Fields, Node, Value};
 
 use crate::operation::Operation;
 use crate::{Kind, Metadata, Resource, Scope};
@@ -16,6 +16,24 @@ const NOT_YET: &str =
 /// Istio's limits on `serviceAccounts`.
 const MAX_SERVICE_ACCOUNTS: usize = 16;
 const MAX_SERVICE_ACCOUNT_LENGTH: usize = 320;
+
+/// The fields of a source, of which at least one must say something.
+const SOURCE_FIELDS: [&str; 14] = [
+    "principals",
+    "notPrincipals",
+    "requestPrincipals",
+    "notRequestPrincipals",
+    "namespaces",
+    "notNamespaces",
+    "serviceAccounts",
+    "notServiceAccounts",
+    "ipBlocks",
+    "notIpBlocks",
+    "remoteIpBlocks",
+    "notRemoteIpBlocks",
+    "trustDomains",
+    "notTrustDomains",
+];
 
 /// Who may do what with a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +226,12 @@ fn read_source(value: &Value<'_>, metadata: &Metadata) -> Option<Source> {
             ));
         }
     }
-    if fields.is_empty() {
+    // A source whose lists are all empty would match everybody; Istio takes an empty list for an absent one and refuses
+    // the source. Where something was written, what is wrong with it has been reported already.
+    let written = |name: &'static str| {
+        fields.get(name).is_some_and(|list| !matches!(list.node(), Node::List(items) if items.is_empty()))
+    };
+    if !SOURCE_FIELDS.into_iter().any(written) {
         value.error("an empty source says nothing; name at least one field");
     }
     Some(Source {
