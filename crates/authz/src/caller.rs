@@ -23,7 +23,7 @@ pub(crate) type Truth = Result<bool, Unknown>;
 /// One request with the facts that were asked for so far.
 pub(crate) struct Caller<'r> {
     pub(crate) request: Request<'r>,
-    peer_identity: OnceCell<Fact<Vec<u8>>>,
+    peer_uri: OnceCell<Fact<Vec<u8>>>,
     peer_address: OnceCell<Fact<IpAddr>>,
     remote_address: OnceCell<Fact<IpAddr>>,
     token: OnceCell<Fact<Token>>,
@@ -33,17 +33,17 @@ impl<'r> Caller<'r> {
     pub(crate) fn new(request: Request<'r>) -> Self {
         Self {
             request,
-            peer_identity: OnceCell::new(),
+            peer_uri: OnceCell::new(),
             peer_address: OnceCell::new(),
             remote_address: OnceCell::new(),
             token: OnceCell::new(),
         }
     }
 
-    /// The peer's identity without `spiffe://`, if it has one.
-    pub(crate) fn peer_identity(&self) -> Result<Option<&[u8]>, Unknown> {
-        let fact = self.peer_identity.get_or_init(|| self.request.facts.peer_identity());
-        known(fact, Unknown::PeerIdentity).map(|identity| identity.map(Vec::as_slice))
+    /// The URI of the peer's certificate, if it has one.
+    pub(crate) fn peer_uri(&self) -> Result<Option<&[u8]>, Unknown> {
+        let fact = self.peer_uri.get_or_init(|| self.request.facts.peer_uri());
+        known(fact, Unknown::PeerIdentity).map(|uri| uri.map(Vec::as_slice))
     }
 
     pub(crate) fn peer_address(&self) -> Result<Option<&IpAddr>, Unknown> {

@@ -339,6 +339,31 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_another_scheme_is_no_principal_of_the_mesh() {
+        let source =
+            |source: &str| load(&[&format!(r#""spec":{{"rules":[{{"from":[{{"source":{source}}}]}}]}}"#)]);
+        for (written, allows) in [
+            (r#"{"principals":["*"]}"#, true),
+            (r#"{"principals":["cluster.local/ns/production/sa/web-service"]}"#, false),
+            (r#"{"principals":["cluster.local/*"]}"#, false),
+            (r#"{"principals":["*/sa/web-service"]}"#, false),
+            (r#"{"serviceAccounts":["production/web-service"]}"#, false),
+            (r#"{"notPrincipals":["*/sa/web-service"]}"#, true),
+            // Istio asks for `/ns/<namespace>/` anywhere in the URI.
+            (r#"{"namespaces":["production"]}"#, true),
+        ] {
+            let engine = source(written);
+            for peer in [
+                "cluster.local/ns/production/sa/web-service",
+                "https://cluster.local/ns/production/sa/web-service",
+            ] {
+                let decided = decide(&engine, peer, "GET", "/");
+                assert_eq!(decided.starts_with("allow"), allows, "{written} for `{peer}`: {decided}");
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_known_denies() {
         let deny = load(&[
             r#""spec":{"action":"DENY","rules":[{"from":[{"source":{"ipBlocks":["10.0.0.0/8"]}}]}]}"#,

@@ -14,6 +14,9 @@ use crate::caller::{Caller, Truth, Unknown};
 /// In a policy `cluster.local` means the workload's own trust domain, whatever its name (`istio-api.md` 2.11).
 const LOCAL_TRUST_DOMAIN: &str = "cluster.local";
 
+/// What the identities of a mesh begin with.
+const SPIFFE: &[u8] = b"spiffe://";
+
 /// A rule: `from` and `to` must both hold.
 pub(crate) struct RuleMatcher {
     from: Option<Vec<SourceMatcher>>,
@@ -74,16 +77,16 @@ impl SourceMatcher {
     }
 
     fn matches(&self, caller: &Caller<'_>) -> Truth {
-        let identity = || caller.peer_identity();
+        let identity = || caller.peer_uri();
         let contains = |block: &IpNet, address: &IpAddr| block.contains(address);
         all([
-            &|| holds(&self.principals, identity, |pattern, id| pattern.matches(id)) as Truth,
+            &|| holds(&self.principals, identity, is_principal) as Truth,
             &|| {
-                holds(&self.namespaces, identity, |glob, id| {
-                    namespaces(id).any(|namespace| glob_matches(glob, namespace))
+                holds(&self.namespaces, identity, |glob, uri| {
+                    namespaces(uri).any(|namespace| glob_matches(glob, namespace))
                 })
             },
-            &|| holds(&self.service_accounts, identity, |account, id| is_account(id, account)),
+            &|| holds(&self.service_accounts, identity, |account, uri| is_account(uri, account)),
             &|| holds(&self.ip_blocks, || caller.peer_address(), contains),
             &|| holds(&self.remote_ip_blocks, || caller.remote_address(), contains),
             &|| holds(&self.request_principals, || caller.token(), RequestPrincipal::matches) as Truth,
@@ -199,6 +202,15 @@ fn expand(principal: &str, trust_domains: &[String]) -> Vec<String> {
     vec![principal.to_owned()]
 }
 
+/// `*` is any certificate's URI; every other pattern is one of SPIFFE identities, since Istio writes `spiffe://` before it:
+/// `*/sa/web` is not `https://elsewhere/sa/web`.
+fn is_principal(pattern: &Pattern, uri: &[u8]) -> bool {
+    match pattern {
+        Pattern::Present => true,
+        pattern => uri.strip_prefix(SPIFFE).is_some_and(|identity| pattern.matches(identity)),
+    }
+}
+
 /// The namespaces that an identity names: Istio asks for `/ns/<namespace>/` anywhere in the SPIFFE URI, so a path with
 /// more parts than `<trust domain>/ns/<namespace>/sa/<name>` counts as well.
 fn namespaces(identity: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -220,7 +232,8 @@ fn namespaces(identity: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Istio's `spiffe://.+/ns/<namespace>/(.+/)?sa/<name>(/.+)?`.
-fn is_account(identity: &[u8], account: &ServiceAccount) -> bool {
+fn is_account(uri: &[u8], account: &ServiceAccount) -> bool {
+    let Some(identity) = uri.strip_prefix(SPIFFE) else { return false };
     let segments: Vec<&[u8]> = identity.split(|byte| *byte == b'/').collect();
     let pair = |window: &[&[u8]], key: &[u8], value: &str| matches!(window, [k, v] if *k == key && *v == value.as_bytes());
     let after_namespace = segments
@@ -328,7 +341,8 @@ mod tests {
             ("ns/a/sa/b", false),
             ("", false),
         ] {
-            assert_eq!(is_account(identity.as_bytes(), &account), expected, "{identity}");
+            let uri = format!("spiffe://{identity}");
+            assert_eq!(is_account(uri.as_bytes(), &account), expected, "{identity}");
         }
         let found: Vec<&[u8]> = namespaces(b"td/ns/a/x/ns/ns/c/sa/d/ns/last").collect();
         assert_eq!(found, [b"a".as_slice(), b"ns", b"c"]);

@@ -154,20 +154,25 @@ impl<'r> Facts<'r> {
     }
 
     /// The peer's identity without `spiffe://`: `<trust domain>/ns/<namespace>/sa/<service account>` in a mesh.
-    /// Absent on plaintext and for certificates without a URI SAN.
+    /// Absent on plaintext and for certificates without a URI SAN. Another scheme stays, so what decides who gets in reads
+    /// [`Self::peer_uri`].
+    #[must_use]
+    pub fn peer_identity(&self) -> Fact<Vec<u8>> {
+        self.peer_uri().map(|uri| uri.strip_prefix(b"spiffe://").map(<[u8]>::to_vec).unwrap_or(uri))
+    }
+
+    /// The peer's identity as its certificate has it: `spiffe://<trust domain>/…` in a mesh. Absent on plaintext and for
+    /// certificates without a URI SAN.
     ///
     /// Envoy shows only the first URI SAN; Istio's certificates have exactly one.
     #[must_use]
-    pub fn peer_identity(&self) -> Fact<Vec<u8>> {
+    pub fn peer_uri(&self) -> Fact<Vec<u8>> {
         let path: &[&str] = match self.sources.peer_identity {
             PeerIdentitySource::Certificate => &["connection", "uri_san_peer_certificate"],
             PeerIdentitySource::PeerPrincipal => &["filter_state", "io.istio.peer_principal"],
         };
         match self.property(path) {
             Fact::Known(uri) if uri.is_empty() => Fact::Absent,
-            Fact::Known(uri) => {
-                Fact::Known(uri.strip_prefix(b"spiffe://").map(<[u8]>::to_vec).unwrap_or(uri))
-            }
             other => other,
         }
     }
