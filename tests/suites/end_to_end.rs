@@ -58,6 +58,16 @@ fn the_guard_refuses_where_the_filter_is_absent() {
 }
 
 #[test]
+fn a_client_names_no_cluster_where_the_routing_filter_is_absent() {
+    let Some(mut routing) = shipped("routing") else { return };
+    routing.http_filters().retain(|filter| filter["name"] != "sailcloth.routing");
+    let running = routing.start(1);
+    let cluster = "outbound|80|v1|api-service.production.svc.cluster.local";
+    let request = Request::get("/").header("host", "api-service").header("x-sailcloth-cluster", cluster);
+    assert_eq!(running.send(&request).status, 503);
+}
+
+#[test]
 fn a_client_cannot_write_the_peers_address_or_identity() {
     let Some(authz) = shipped("authz") else { return };
     let principals = r#"{"source":{"principals":["cluster.local/ns/production/sa/web-service"]}}"#;

@@ -83,6 +83,43 @@ fn every_filter_of_every_envoy_file_is_accepted() {
     }
 }
 
+/// The connection managers of an Envoy configuration.
+fn connection_managers<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
+    if node.field("http_filters").is_some() {
+        found.push(node);
+    }
+    match node {
+        Node::Map(entries) => entries.iter().for_each(|(_, value)| connection_managers(value, found)),
+        Node::List(items) => items.iter().for_each(|item| connection_managers(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn where_a_header_names_the_cluster_a_clients_own_is_removed_before_any_filter() {
+    let mut routed = 0;
+    for path in envoy_files() {
+        let document = read(&path);
+        let mut managers = Vec::new();
+        connection_managers(&document, &mut managers);
+        for manager in managers {
+            let text = yaml::json(manager);
+            if text.contains(r#""cluster_header":"x-sailcloth-cluster""#) {
+                routed += 1;
+                let early = manager.field("early_header_mutation_extensions").map(|early| yaml::json(early));
+                let removed =
+                    early.is_some_and(|early| early.contains(r#"{"remove":"x-sailcloth-cluster"}"#));
+                assert!(
+                    removed,
+                    "{}: a client could name a cluster where the filter is skipped",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(routed >= 2, "the chain and routing.yaml route by that header, found {routed}");
+}
+
 #[test]
 fn envoy_validates_every_file() {
     let Some(binary) = envoy::find_or_skip() else { return };
