@@ -93,8 +93,12 @@ impl<R: Resource, S> Config<R, S> {
         compile: impl FnOnce(Self, &Problems) -> E,
     ) -> Result<(E, Vec<Problem>), Vec<Problem>> {
         let problems = Problems::default();
-        let engine =
-            Self::read(&Value::root(node, &problems), settings).map(|config| compile(config, &problems));
+        let root = Value::root(node, &problems);
+        let engine = Self::read(&root, settings).map(|config| {
+            config.report_no_effect(&root);
+            config.refuse_gateway_classes(&problems);
+            compile(config, &problems)
+        });
         match engine {
             Some(engine) if !problems.refuse() => Ok((engine, problems.list())),
             _ => Err(problems.list()),
@@ -120,6 +124,40 @@ impl<R: Resource, S> Config<R, S> {
     #[must_use]
     pub fn applicable(&self) -> Vec<&Loaded<R>> {
         self.resources.iter().filter(|resource| self.applies(resource)).collect()
+    }
+
+    /// A filter whose every policy is for somebody else lets everything through: seldom what was meant, and seen only here.
+    fn report_no_effect(&self, root: &Value<'_>) {
+        let Some(workload) = &self.workload else { return };
+        if !self.resources.is_empty() && self.applicable().is_empty() {
+            root.warn(format!(
+                "none of the {} resources applies to `workload`: namespace `{}`, its labels or targetRefs do not match; a \
+                 resource without `metadata.namespace` is in `default`",
+                self.resources.len(),
+                workload.namespace
+            ));
+        }
+    }
+
+    /// A waypoint or gateway does not know its class, so whether such a policy is for it cannot be decided; a DENY must not
+    /// get lost. Sidecars have no class.
+    fn refuse_gateway_classes(&self, problems: &Problems) {
+        let Some(workload) = self.workload.as_ref().filter(|workload| workload.is_gateway()) else { return };
+        for resource in &self.resources {
+            let namespace = &resource.metadata.namespace;
+            let here = *namespace == workload.namespace || *namespace == self.common.root_namespace;
+            let by_class =
+                |scope: &Scope| scope.target_refs.iter().any(|target| target.kind == "GatewayClass");
+            if here && resource.spec.scope().is_some_and(by_class) {
+                problems.report(Problem {
+                    severity: Severity::Error,
+                    path: resource.path.to_string(),
+                    message: "a targetRef of kind `GatewayClass` is not supported on a gateway or waypoint: the filter does \
+                              not know its class; name the Gateway or the Services"
+                        .to_owned(),
+                });
+            }
+        }
     }
 
     fn applies(&self, resource: &Loaded<R>) -> bool {
@@ -262,6 +300,34 @@ mod tests {
             ["2 apply, 0 problems"]
         );
         assert_eq!(load(&format!(r#"{{"resources":[{resources}]}}"#)).unwrap(), ["3 apply, 0 problems"]);
+    }
+
+    #[test]
+    fn that_nothing_applies_is_a_warning() {
+        let resources = document(r#""metadata":{"name":"a"},"spec":{}"#);
+        let of = |workload: &str| load(&format!(r#"{{"resources":[{resources}]{workload}}}"#)).unwrap();
+        assert_eq!(of(r#","workload":{"namespace":"production"}"#), ["0 apply, 1 problems"]);
+        assert_eq!(of(r#","workload":{"namespace":"default"}"#), ["1 apply, 0 problems"]);
+        assert_eq!(of(""), ["1 apply, 0 problems"]);
+        assert_eq!(
+            load(r#"{"resources":[],"workload":{"namespace":"a"}}"#).unwrap(),
+            ["0 apply, 0 problems"]
+        );
+    }
+
+    #[test]
+    fn a_gateway_class_is_refused_where_it_could_be_meant() {
+        let spec = r#""spec":{"targetRefs":[{"group":"gateway.networking.k8s.io","kind":"GatewayClass","name":"c"}]}"#;
+        let resources = document(&format!(r#""metadata":{{"name":"a","namespace":"istio-system"}},{spec}"#));
+        let of = |workload: &str| load(&format!(r#"{{"resources":[{resources}],"workload":{workload}}}"#));
+        for workload in [
+            r#"{"namespace":"production","services":["api"]}"#,
+            r#"{"namespace":"production","gateway":"edge"}"#,
+        ] {
+            let problems = of(workload).unwrap_err().join("\n");
+            assert!(problems.contains("resources[0]: a targetRef of kind `GatewayClass`"), "{problems}");
+        }
+        assert!(of(r#"{"namespace":"production"}"#).is_ok(), "a sidecar has no class");
     }
 
     #[test]
