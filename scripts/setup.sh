@@ -70,6 +70,7 @@ PY
 
 # The other Envoys of the version matrix.
 matrix() {
+  mkdir -p .tools
   while read -r version hash; do
     local dir=.tools/matrix/envoy-$version
     [ -x "$dir/envoy" ] && continue
