@@ -89,7 +89,8 @@ cargo_tool() {
   say "building $crate $version (about three minutes, once)"
   # Its own lock file first; where a registry no longer has what that names, the newest that fits.
   cargo install --quiet --locked --root .tools "$crate@$version" ||
-    cargo install --quiet --root .tools "$crate@$version" || fail "cargo could not install $crate $version; is crates.io reachable?"
+    { say "its lock file names what the registry does not have; taking the newest that fits"; cargo install --quiet --root .tools "$crate@$version"; } ||
+    fail "cargo could not install $crate $version; is crates.io reachable?"
   touch ".tools/bin/.$crate-$version"
 }
 

@@ -106,7 +106,7 @@ fn where_a_header_names_the_cluster_a_clients_own_is_removed_before_any_filter()
             let text = yaml::json(manager);
             if text.contains(r#""cluster_header":"x-sailcloth-cluster""#) {
                 routed += 1;
-                let early = manager.field("early_header_mutation_extensions").map(|early| yaml::json(early));
+                let early = manager.field("early_header_mutation_extensions").map(yaml::json);
                 let removed =
                     early.is_some_and(|early| early.contains(r#"{"remove":"x-sailcloth-cluster"}"#));
                 assert!(

@@ -161,18 +161,42 @@ impl<'r> Facts<'r> {
         self.peer_uri().map(|uri| uri.strip_prefix(b"spiffe://").map(<[u8]>::to_vec).unwrap_or(uri))
     }
 
-    /// The peer's identity as its certificate has it: `spiffe://<trust domain>/…` in a mesh. Absent on plaintext and for
-    /// certificates without a URI SAN.
+    /// The peer's identity as its certificate has it: `spiffe://<trust domain>/…` in a mesh. Absent on plaintext.
     ///
-    /// Envoy shows only the first URI SAN; Istio's certificates have exactly one.
+    /// Envoy's own `rbac` tries the URI SANs, then the DNS SANs, then the subject, and so does this; of several SANs a
+    /// filter sees only the first. Istio's certificates have exactly one.
     #[must_use]
     pub fn peer_uri(&self) -> Fact<Vec<u8>> {
         let path: &[&str] = match self.sources.peer_identity {
             PeerIdentitySource::Certificate => &["connection", "uri_san_peer_certificate"],
             PeerIdentitySource::PeerPrincipal => &["filter_state", "io.istio.peer_principal"],
         };
+        match (self.filled(path), self.sources.peer_identity) {
+            (Fact::Absent, PeerIdentitySource::Certificate) => self.peer_without_uri(),
+            (other, _) => other,
+        }
+    }
+
+    /// Whoever presented a certificate is somebody, also where it has no URI: a rule about "any peer" must see them.
+    fn peer_without_uri(&self) -> Fact<Vec<u8>> {
+        match self.property(&["connection", "mtls"]) {
+            Fact::Known(presented) if presented == [1] => {}
+            Fact::Known(_) | Fact::Absent => return Fact::Absent,
+            Fact::Unavailable(why) => return Fact::Unavailable(why),
+        }
+        for name in ["dns_san_peer_certificate", "subject_peer_certificate"] {
+            match self.filled(&["connection", name]) {
+                Fact::Absent => {}
+                other => return other,
+            }
+        }
+        Fact::Unavailable("the peer's certificate names nobody")
+    }
+
+    /// An attribute; an empty one counts as absent.
+    fn filled(&self, path: &[&str]) -> Fact<Vec<u8>> {
         match self.property(path) {
-            Fact::Known(uri) if uri.is_empty() => Fact::Absent,
+            Fact::Known(text) if text.is_empty() => Fact::Absent,
             other => other,
         }
     }
@@ -315,6 +339,26 @@ mod tests {
         assert_eq!(Facts::new(&NoProperties, &sources).peer_identity(), Fact::Absent);
         let mtls = One(&["connection", "uri_san_peer_certificate"], b"spiffe://td/ns/a/sa/b".to_vec());
         assert_eq!(Facts::new(&mtls, &sources).peer_identity(), Fact::Known(b"td/ns/a/sa/b".to_vec()));
+    }
+
+    #[test]
+    fn a_certificate_without_a_uri_is_somebody_all_the_same() {
+        struct Certificate(Option<&'static str>);
+        impl Properties for Certificate {
+            fn property(&self, path: &[&str]) -> Fact<Vec<u8>> {
+                match (path, self.0) {
+                    (["connection", "mtls"], _) => Fact::Known(vec![1]),
+                    (["connection", "subject_peer_certificate"], Some(subject)) => {
+                        Fact::Known(subject.into())
+                    }
+                    _ => Fact::Absent,
+                }
+            }
+        }
+        let sources = Sources::default();
+        let of = |subject| Facts::new(&Certificate(subject), &sources).peer_uri();
+        assert_eq!(of(Some("CN=web")), Fact::Known(b"CN=web".to_vec()));
+        assert!(matches!(of(None), Fact::Unavailable(_)));
     }
 
     #[test]
