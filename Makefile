@@ -42,7 +42,7 @@ deny: ## licences, sources and bans of the dependencies
 test: test-unit test-node test-wasm test-envoy ## all tests but the long ones
 
 test-unit: setup ## native tests of the engines and tools
-	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests
+	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests --exclude sailcloth-demo
 
 test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
 	@scripts/setup.sh node
@@ -54,6 +54,7 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 
 test-envoy: wasm ## the modules in the real Envoy
 	cargo test -p sailcloth-tests --test examples --test envoy --test end_to_end
+	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo
 
 test-full: test ## and what takes long: soaks, real-time waits, the Envoy versions
