@@ -62,7 +62,8 @@ test-full: test ## and what takes long: soaks, real-time waits, the Envoy versio
 	@for envoy in .tools/matrix/*/envoy; do \
 	  echo "the tour in $$envoy"; ENVOY=$(CURDIR)/$$envoy cargo run --quiet -p sailcloth-demo -- tour >.tools/matrix/tour.txt || { cat .tools/matrix/tour.txt; exit 1; }; \
 	done
-	cargo test -p sailcloth-tests -p sailcloth-demo -- --ignored
+	@cargo build --quiet -p sailcloth-services
+	cargo test -p sailcloth-demo --test soak -- --ignored --nocapture
 	@$(MAKE) --no-print-directory bench BENCH=--quick
 
 bench: wasm ## CPU per request of each filter beside Envoy's native counterpart (BENCH="--help": its options)
