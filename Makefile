@@ -4,6 +4,8 @@ FILTERS := routing jwt authz ratelimit metrics
 ENGINES := core resources $(FILTERS)
 MODULES := $(FILTERS:%=dist/%.wasm)
 PROFILE_WASM := --profile wasm --target wasm32-wasip1
+# Always together: alone, each would build wasmtime anew with features of its own.
+EMULATED := -p sailcloth-emulator -p sailcloth-tests
 NODE_TARGET := wasm32-unknown-unknown
 
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ deny: ## licences, sources and bans of the dependencies
 test: test-unit test-node test-wasm test-envoy ## all tests but the long ones
 
 test-unit: setup ## native tests of the engines and tools
-	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests --exclude sailcloth-demo
+	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests --exclude sailcloth-demo --exclude sailcloth-emulator
 
 test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
 	@scripts/setup.sh node
@@ -50,10 +52,11 @@ test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
 	  cargo test --target $(NODE_TARGET) --lib $(ENGINES:%=-p sailcloth-%)
 
 test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance cases
-	cargo test -p sailcloth-tests --lib --test native --test emulator --test host --test modules --test conformance
+	cargo test $(EMULATED) --lib --test statuses --test crypto --test native --test emulator --test host --test modules --test conformance
+	cargo test $(EMULATED) --doc
 
 test-envoy: wasm ## the modules in the real Envoy
-	cargo test -p sailcloth-tests --test examples --test envoy --test end_to_end
+	cargo test $(EMULATED) --test examples --test envoy --test end_to_end
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo
 
