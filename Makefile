@@ -58,7 +58,7 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 test-envoy: wasm ## the modules in the real Envoy
 	cargo test $(EMULATED) --test examples --test envoy --test end_to_end
 	@cargo build --quiet -p sailcloth-services
-	cargo test -p sailcloth-demo
+	cargo test -p sailcloth-demo --test demo
 
 test-full: test ## and what takes long: soaks, real-time waits, the Envoy versions
 	@scripts/setup.sh matrix
