@@ -2,10 +2,10 @@
 
 FILTERS := routing jwt authz ratelimit metrics
 ENGINES := core resources $(FILTERS)
-MODULES := $(FILTERS:%=dist/%.wasm)
 PROFILE_WASM := --profile wasm --target wasm32-wasip1
 # Always together: alone, each would build wasmtime anew with features of its own.
 EMULATED := -p sailcloth-emulator -p sailcloth-tests
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 NODE_TARGET := wasm32-unknown-unknown
 
 .DEFAULT_GOAL := help
@@ -23,8 +23,9 @@ build: setup wasm ## everything: filters and native programs
 wasm: setup ## the filters to dist/*.wasm, with their sizes
 	cargo build $(PROFILE_WASM) $(FILTERS:%=-p sailcloth-filter-%)
 	@mkdir -p dist
-	@for filter in $(FILTERS); do \
-	  cmp -s target/wasm32-wasip1/wasm/$$filter.wasm dist/$$filter.wasm || cp target/wasm32-wasip1/wasm/$$filter.wasm dist/$$filter.wasm; \
+	@set -e; for filter in $(FILTERS); do \
+	  built="$(TARGET_DIR)/wasm32-wasip1/wasm/$$filter.wasm"; \
+	  cmp -s "$$built" dist/$$filter.wasm || cp "$$built" dist/$$filter.wasm; \
 	  printf '  %-22s %7d bytes\n' dist/$$filter.wasm $$(wc -c < dist/$$filter.wasm); \
 	done
 

@@ -111,7 +111,9 @@ fn run(cli: &Cli) -> Result<()> {
     let root = repository_root()?;
     let document = cli.update.as_deref().map(Document::open).transpose()?;
     let modules = root.join("dist");
-    let empty = root.join("target/wasm32-wasip1/wasm/empty.wasm");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), std::path::PathBuf::from);
+    let empty = target.join("wasm32-wasip1/wasm/empty.wasm");
     let tokens = Tokens::generate()?;
     let extra: Vec<ExtraModule> = cli.module.iter().map(|argument| argument.0.clone()).collect();
     let catalog = Catalog { modules: &modules, empty: &empty, jwks: &tokens.jwks };

@@ -194,7 +194,7 @@ fn services_program() -> Result<PathBuf> {
     // A test program lies one directory deeper than the programs of the package.
     let candidates = own.ancestors().skip(1).take(2).map(|dir| dir.join("sailcloth-services"));
     candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::Missing {
-        what: "the program `sailcloth-services`".to_owned(),
+        what: "the program `sailcloth-services` is missing".to_owned(),
         fix: "run `cargo build -p sailcloth-services`".to_owned(),
     })
 }
@@ -204,7 +204,7 @@ fn chain(run: &RunDir, addresses: Addresses) -> Result<String> {
     let root = repository_root()?;
     if let Some(filter) = FILTERS.iter().find(|filter| !root.join(format!("dist/{filter}.wasm")).is_file()) {
         return Err(Error::Missing {
-            what: format!("dist/{filter}.wasm"),
+            what: format!("dist/{filter}.wasm is missing"),
             fix: "run `make wasm`".to_owned(),
         });
     }
