@@ -4,7 +4,7 @@ use sailcloth_core::config::Problem;
 use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::{Facts, TOKEN_STATE};
 use sailcloth_core::request::Request;
-use sailcloth_host::metrics::{Counters, name};
+use sailcloth_host::metrics::DecisionCounters;
 use sailcloth_host::{Action, Http, Plugin, Status, clock, export, foreign};
 use sailcloth_jwt::{CannotVerify, Edit, Engine, Hash, Outcome, TokenCache, Verifier};
 
@@ -15,8 +15,7 @@ const PRINCIPAL_STATE: &str = "sailcloth.jwt.principal";
 struct JwtFilter {
     engine: Engine,
     cache: TokenCache,
-    /// By rule and reason, both bounded by the configuration.
-    decisions: Counters<(Option<usize>, &'static str)>,
+    decisions: DecisionCounters,
 }
 
 /// Envoy's own signature verification.
@@ -42,7 +41,7 @@ impl Plugin for JwtFilter {
     fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let (engine, warnings) = Engine::load(text)?;
         let cache = engine.cache();
-        Ok((Self { engine, cache, decisions: Counters::default() }, warnings))
+        Ok((Self { engine, cache, decisions: DecisionCounters::default() }, warnings))
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {
@@ -60,7 +59,7 @@ impl Plugin for JwtFilter {
         };
         let request = Request { headers: &headers, facts: Facts::new(&http, self.engine.sources()) };
         let outcome = self.engine.decide(&request, now, &Host, &mut self.cache);
-        count(&mut self.decisions, &outcome);
+        self.decisions.count(&outcome.decision);
         if let Err(status) = edit(&outcome, http) {
             return http.fail_closed("the request headers could not be changed", status);
         }
@@ -87,20 +86,6 @@ fn hand_on(outcome: &Outcome<'_>, http: Http) -> Result<(), Status> {
         http.set_state(PRINCIPAL_STATE, principal)?;
     }
     http.set_state(TOKEN_STATE, outcome.state())
-}
-
-fn count(decisions: &mut Counters<(Option<usize>, &'static str)>, outcome: &Outcome<'_>) {
-    let decision = &outcome.decision;
-    decisions.count((decision.by.map(|by| by.id), decision.reason.code), || {
-        let rule = decision.by.map_or_else(|| "none".to_owned(), |by| by.rule.to_string());
-        let labels = [
-            ("policy", decision.by.map_or("none", |by| by.policy)),
-            ("rule", rule.as_str()),
-            ("outcome", decision.verdict.name()),
-            ("reason", decision.reason.code),
-        ];
-        name("sailcloth_jwt_decisions_total", &labels)
-    });
 }
 
 export!(JwtFilter: request_headers);

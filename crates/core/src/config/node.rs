@@ -45,7 +45,11 @@ impl Node {
     /// # Errors
     /// When the bytes are neither; the message is about the JSON.
     pub fn from_plugin_configuration(bytes: &[u8]) -> Result<Self, MalformedText> {
-        Self::from_json(bytes).or_else(|error| protobuf_struct::decode(bytes).ok_or(error))
+        Self::from_json(bytes).or_else(|MalformedText(error)| {
+            let neither =
+                || MalformedText(format!("{error}; nor a google.protobuf.Struct of at most 64 levels"));
+            protobuf_struct::decode(bytes).ok_or_else(neither)
+        })
     }
 
     /// What this node is, for error messages.
