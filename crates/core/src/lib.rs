@@ -7,7 +7,7 @@
 //! - [`decision`]: what was decided, by which rule, why, and the reply that gives it a face;
 //! - [`text`]: string patterns; [`regex`]: regular expressions; [`secret`]: values that are never printed.
 //! - [`operation`]: what a request does, as AuthorizationPolicy's `to.operation` names it;
-//! - [`text`]: string patterns; [`secret`]: values that are never printed.
+//! - [`index`]: which of many rules a request may match.
 //!
 //! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
 
@@ -16,6 +16,7 @@ pub mod decision;
 pub mod facts;
 pub mod headers;
 pub mod identity;
+pub mod index;
 pub mod operation;
 pub mod regex;
 pub mod request;
