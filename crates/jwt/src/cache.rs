@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
-use crate::engine::Verified;
+use crate::verification::Verified;
 
 /// Bytes that an entry takes besides what it holds: two map slots, the shared pointer, allocator overhead.
 const OVERHEAD: usize = 256;

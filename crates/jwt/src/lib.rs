@@ -35,6 +35,9 @@ mod places;
 mod reason;
 mod rule;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod verification;
 
 pub use algorithm::{Algorithm, Curve, Family, Hash};
 pub use cache::TokenCache;

@@ -9,7 +9,7 @@ use sailcloth_core::identity::Token;
 use sailcloth_core::request::Request;
 
 use crate::Refusal;
-use crate::engine::Verified;
+use crate::verification::Verified;
 
 /// The most of a request's URL that a challenge repeats, in bytes (Envoy's limit).
 const MAX_REALM: usize = 256;

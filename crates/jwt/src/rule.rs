@@ -9,8 +9,8 @@ use sailcloth_core::identity::Token;
 use sailcloth_resources::request_authentication::{ClaimHeader, JwtRule, KeySource, Presence};
 
 use crate::claims::bare_audience;
-use crate::engine::Verified;
 use crate::places::{Place, PlaceId, Places};
+use crate::verification::Verified;
 use crate::{Claims, Jws, KeySet, Refusal, Verifier};
 
 /// The claims that Istio always splits at spaces.

@@ -1,0 +1,167 @@
+//! From the tokens that were found to the rule that accepts them, or the refusal that says most.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sailcloth_core::headers::HeaderBlock;
+use sailcloth_core::identity::Token;
+
+use crate::claims::check_time;
+use crate::places::{Found, PlaceId};
+use crate::rule::{Parsed, Rule};
+use crate::{Engine, Refusal, TokenCache, Verifier};
+
+/// A verified token and all that follows from it, so that a cached one costs no more than copying.
+#[derive(Default)]
+pub(crate) struct Verified {
+    pub(crate) rule: usize,
+    pub(crate) place: PlaceId,
+    pub(crate) not_before: Option<u64>,
+    pub(crate) expires: Option<u64>,
+    pub(crate) token: Option<Token>,
+    pub(crate) principal: Option<Vec<u8>>,
+    pub(crate) outputs: Vec<(String, Vec<u8>)>,
+}
+
+/// Why a request is refused, and by which rule if one was concerned.
+pub(crate) struct Miss {
+    pub(crate) refusal: Refusal,
+    pub(crate) rule: Option<usize>,
+}
+impl Engine {
+    /// Verifies one token at a time since the epoch, as if every rule had found it.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify_token(
+        &self,
+        token: &[u8],
+        now: Duration,
+        verifier: &impl Verifier,
+    ) -> Result<Token, Refusal> {
+        let parsed = Parsed::read(token, self.settings.max_token_bytes)?;
+        let mut refusal = Refusal::UnknownIssuer;
+        for number in self.rules_for(parsed.claims.issuer.as_deref()) {
+            let Some(rule) = self.rules.get(number) else { continue };
+            match rule.verify(&parsed, now, verifier) {
+                Ok(()) => {
+                    let verified = rule.identity(number, 0, &parsed);
+                    return verified.token.ok_or(Refusal::UnknownIssuer);
+                }
+                Err(miss) if refusal.says_little() => refusal = miss,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Every token that some rule would look at, unverified, for tools that explain.
+    #[must_use]
+    pub fn tokens<'r>(&self, headers: &'r HeaderBlock) -> Vec<Cow<'r, [u8]>> {
+        self.places.find(headers).into_iter().map(|found| found.token).collect()
+    }
+
+    /// One token alone may be known; several are verified anew, each request.
+    pub(crate) fn verify(
+        &self,
+        found: &[Found<'_>],
+        now: Duration,
+        verifier: &impl Verifier,
+        cache: &mut TokenCache,
+    ) -> Result<Rc<Verified>, Miss> {
+        let [only] = found else { return self.verify_all(found, now, verifier).map(Rc::new) };
+        if let Some(known) = cache.get(&only.token) {
+            if known.place == only.place && check_time(known.not_before, known.expires, now).is_ok() {
+                return Ok(known);
+            }
+            cache.remove(&only.token);
+        }
+        let verified = Rc::new(self.verify_all(found, now, verifier)?);
+        cache.insert(&only.token, &verified);
+        Ok(verified)
+    }
+
+    /// The first rule all of whose tokens verify, or the refusal that says most.
+    fn verify_all(
+        &self,
+        found: &[Found<'_>],
+        now: Duration,
+        verifier: &impl Verifier,
+    ) -> Result<Verified, Miss> {
+        let parsed: Vec<Result<Parsed<'_>, Refusal>> =
+            found.iter().map(|found| Parsed::read(&found.token, self.settings.max_token_bytes)).collect();
+        let mut nearest = Miss { refusal: Refusal::UnknownIssuer, rule: None };
+        for number in self.candidates(&parsed) {
+            let Some(rule) = self.rules.get(number) else { continue };
+            match verify_under(rule, found, &parsed, now, verifier) {
+                Some(Ok((place, token))) => return Ok(rule.identity(number, place, token)),
+                Some(Err(refusal)) if nearest.refusal.says_little() && !refusal.says_little() => {
+                    nearest = Miss { refusal, rule: Some(number) };
+                }
+                _ => {}
+            }
+        }
+        let malformed = parsed.iter().find_map(|parsed| parsed.as_ref().err());
+        match malformed {
+            Some(refusal) if nearest.refusal.says_little() => Err(Miss { refusal: *refusal, rule: None }),
+            _ => Err(nearest),
+        }
+    }
+
+    /// The rules that may accept one of these tokens, in their order.
+    fn candidates(&self, parsed: &[Result<Parsed<'_>, Refusal>]) -> BTreeSet<usize> {
+        let mut numbers = BTreeSet::new();
+        for token in parsed.iter().flatten() {
+            for number in self.rules_for(token.claims.issuer.as_deref()) {
+                numbers.insert(number);
+            }
+        }
+        numbers
+    }
+
+    fn rules_for(&self, issuer: Option<&str>) -> impl Iterator<Item = usize> {
+        let named = issuer.and_then(|issuer| self.by_issuer.get(issuer));
+        self.any_issuer.iter().chain(named.into_iter().flatten()).copied()
+    }
+}
+
+/// Verifies every token in the places of a rule: the last one, which names the caller as in Envoy; `None` when there is
+/// none.
+fn verify_under<'p, 't>(
+    rule: &Rule,
+    found: &[Found<'_>],
+    parsed: &'p [Result<Parsed<'t>, Refusal>],
+    now: Duration,
+    verifier: &impl Verifier,
+) -> Option<Result<(PlaceId, &'p Parsed<'t>), Refusal>> {
+    let mut last = None;
+    for (found, parsed) in found.iter().zip(parsed).filter(|(found, _)| rule.places.contains(&found.place)) {
+        let verified = match parsed {
+            Ok(token) => rule.verify(token, now, verifier).map(|()| token),
+            Err(refusal) => Err(*refusal),
+        };
+        match verified {
+            Ok(token) => last = Some(Ok((found.place, token))),
+            Err(refusal) => return Some(Err(refusal)),
+        }
+    }
+    last
+}
+impl Verified {
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let outputs: usize = self.outputs.iter().map(|(name, value)| name.len() + value.len() + 48).sum();
+        self.token.as_ref().map_or(0, |token| token.state().len())
+            + self.principal.as_ref().map_or(0, Vec::len)
+            + outputs
+    }
+}
+
+impl fmt::Debug for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified").field("rule", &self.rule).finish_non_exhaustive()
+    }
+}
