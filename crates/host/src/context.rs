@@ -64,14 +64,11 @@ impl<P: Plugin> Registry<P> {
     /// `proxy_on_configure`: 1 when the configuration is accepted.
     pub fn configure(&self, context: u32, size: usize) -> u32 {
         let text = if size == 0 { Ok(Vec::new()) } else { abi::buffer(Buffer::PluginConfiguration, size) };
-        let outcome = match text {
-            Ok(text) => P::configure(&text).map(|accepted| (accepted, fingerprint(&text))),
-            Err(status) => Err(vec![Problem {
-                severity: Severity::Error,
-                path: String::new(),
-                message: format!("the configuration could not be read from Envoy: {}", status.name()),
-            }]),
-        };
+        let outcome = text
+            .map_err(|status| format!("the configuration could not be read from Envoy: {}", status.name()))
+            .and_then(|text| Node::from_plugin_configuration(&text).map_err(|error| error.to_string()))
+            .map_err(|message| vec![Problem { severity: Severity::Error, path: String::new(), message }])
+            .and_then(|node| P::configure(&node).map(|accepted| (accepted, node.fingerprint())));
         match outcome {
             Err(problems) => {
                 refuse::<P>(&problems);
@@ -233,11 +230,6 @@ fn announce<P: Plugin>(plugin: &P, hash: u64) -> Option<Gauge> {
         }
     }
     Gauge::define(&name("sailcloth_config_info", &labels)).ok()
-}
-
-/// A number that tells this configuration from others, for the metric that shows which one is in force.
-fn fingerprint(text: &[u8]) -> u64 {
-    Node::from_plugin_configuration(text).map_or(0, |node| node.fingerprint())
 }
 
 /// The linear memory of all VMs of this filter, added up; a VM's memory never shrinks.

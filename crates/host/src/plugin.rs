@@ -1,6 +1,6 @@
 //! What a filter is to the host.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 
 use crate::callout::{Answer, Token};
@@ -16,15 +16,15 @@ pub trait Plugin: Sized + 'static {
     /// What it keeps for one stream, from request to log.
     type Stream: Default + 'static;
 
-    /// Makes a filter of its configuration text; with the warnings when it is accepted, with all problems when it is
-    /// refused.
+    /// Makes a filter of its configuration ([`Node::Null`] when there is none); with the warnings when it is accepted,
+    /// with all problems when it is refused.
     ///
-    /// A pure function of the text: Envoy runs it once more on every worker, and silently *skips* a filter that a
+    /// A pure function of the configuration: Envoy runs it once more on every worker, and silently *skips* a filter that a
     /// worker alone refuses (`envoy-wasm.md` 1.2). So it calls no host, no clock, no randomness.
     ///
     /// # Errors
     /// Every problem of the configuration.
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>>;
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>>;
 
     /// Resources in force, by kind, for the metric that shows them.
     fn resources(&self) -> Vec<(&'static str, usize)>;

@@ -77,13 +77,11 @@ impl<R: Resource, S> Config<R, S> {
         settings: impl FnOnce(&Fields<'_>) -> S,
         compile: impl FnOnce(Self, &Problems) -> E,
     ) -> Result<(E, Vec<Problem>), Vec<Problem>> {
-        match parse(text) {
-            Ok(node) => Self::load_node(&node, settings, compile),
-            Err(problem) => Err(vec![problem]),
-        }
+        let node = Node::from_plugin_configuration(text).map_err(|error| vec![refusal(error.to_string())])?;
+        Self::load_node(&node, settings, compile)
     }
 
-    /// [`Config::load`] from a tree that was parsed elsewhere (YAML in the tests and the CLI).
+    /// [`Config::load`] from a tree that was parsed elsewhere (the host; YAML in the tests and the CLI).
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -92,6 +90,9 @@ impl<R: Resource, S> Config<R, S> {
         settings: impl FnOnce(&Fields<'_>) -> S,
         compile: impl FnOnce(Self, &Problems) -> E,
     ) -> Result<(E, Vec<Problem>), Vec<Problem>> {
+        if *node == Node::Null {
+            return Err(vec![refusal("the configuration is empty; it needs at least `resources`".into())]);
+        }
         let problems = Problems::default();
         let root = Value::root(node, &problems);
         let engine = Self::read(&root, settings).map(|config| {
@@ -170,12 +171,8 @@ impl<R: Resource, S> Config<R, S> {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Node, Problem> {
-    let refuse = |message: String| Problem { severity: Severity::Error, path: String::new(), message };
-    if text.iter().all(u8::is_ascii_whitespace) {
-        return Err(refuse("the configuration is empty; it needs at least `resources`".into()));
-    }
-    Node::from_plugin_configuration(text).map_err(|error| refuse(error.to_string()))
+fn refusal(message: String) -> Problem {
+    Problem { severity: Severity::Error, path: String::new(), message }
 }
 
 fn read_document<R: Resource>(value: &Value<'_>) -> Option<Loaded<R>> {

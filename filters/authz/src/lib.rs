@@ -1,7 +1,7 @@
 //! AuthorizationPolicy as a proxy-wasm filter: builds the request view, asks the engine, carries out its decision.
 
 use sailcloth_authz::Engine;
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
@@ -20,8 +20,8 @@ impl Plugin for AuthzFilter {
     const FILTER: Filter = Filter::Authz;
     type Stream = ();
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        Engine::load(text)
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        Engine::load_node(configuration)
             .map(|(engine, warnings)| (Self { engine, decisions: DecisionCounters::default() }, warnings))
     }
 

@@ -1,6 +1,6 @@
 //! `jwt.wasm`: RequestAuthentication in stock Envoy. Callbacks in, actions out; the decisions are `sailcloth-jwt`'s.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::{Facts, TOKEN_STATE};
 use sailcloth_core::request::Request;
@@ -38,8 +38,8 @@ impl Plugin for JwtFilter {
 
     type Stream = ();
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load(text)?;
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (engine, warnings) = Engine::load_node(configuration)?;
         let cache = engine.cache();
         Ok((Self { engine, cache, decisions: DecisionCounters::default() }, warnings))
     }

@@ -1,6 +1,6 @@
 //! Istio's standard metrics from Envoy: callbacks in, actions out; what is measured is `sailcloth-metrics`'s.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 use sailcloth_host::metrics::{Counter, Histogram, name};
 use sailcloth_host::{Http, Plugin};
@@ -29,8 +29,8 @@ impl Plugin for MetricsFilter {
     /// Whether the stream has been counted.
     type Stream = bool;
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load(text)?;
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (engine, warnings) = Engine::load_node(configuration)?;
         let series = Series::new(engine.max_series());
         Ok((Self { engine, series, other: None, overflow: None }, warnings))
     }

@@ -1,6 +1,6 @@
 //! `RateLimit` in Envoy: callbacks in, actions out; the decisions are `sailcloth-ratelimit`'s.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
@@ -21,8 +21,8 @@ impl Plugin for RateLimitFilter {
     const FILTER: Filter = Filter::RateLimit;
     type Stream = ();
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load(text)?;
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (engine, warnings) = Engine::load_node(configuration)?;
         let (decisions, retries) = (DecisionCounters::default(), Counters::default());
         Ok((Self { engine, seed: None, decisions, retries }, warnings))
     }

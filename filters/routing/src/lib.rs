@@ -1,7 +1,7 @@
 //! The `routing` filter: `VirtualService` in a stock Envoy. Callbacks in, actions out; the decisions are
 //! `sailcloth-routing`'s.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::{Decision, Filter};
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
@@ -22,8 +22,8 @@ impl Plugin for Routing {
     const FILTER: Filter = Filter::Routing;
     type Stream = ();
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load(text)?;
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (engine, warnings) = Engine::load_node(configuration)?;
         Ok((Self { engine, decisions: Counters::default() }, warnings))
     }
 

@@ -25,11 +25,9 @@ impl Plugin for Probe {
     const FILTER: Filter = Filter::Metrics;
     type Stream = Vec<String>;
 
-    fn configure(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+    fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let problem = |severity, message: String| Problem { severity, path: "probe".to_owned(), message };
-        let node = Node::from_plugin_configuration(text)
-            .map_err(|error| vec![problem(Severity::Error, error.to_string())])?;
-        let list = |key| match node.field(key) {
+        let list = |key| match configuration.field(key) {
             Some(Node::List(items)) => items.iter().filter_map(Node::text).map(str::to_owned).collect(),
             _ => Vec::<String>::new(),
         };
@@ -37,7 +35,7 @@ impl Plugin for Probe {
         if problems.is_empty() {
             let warnings =
                 list("warnings").into_iter().map(|text| problem(Severity::Warning, text)).collect();
-            let name = node.field("name").and_then(Node::text).unwrap_or_default().to_owned();
+            let name = configuration.field("name").and_then(Node::text).unwrap_or_default().to_owned();
             return Ok((Self { requests: 0, name }, warnings));
         }
         Err(problems.into_iter().map(|text| problem(Severity::Error, text)).collect())

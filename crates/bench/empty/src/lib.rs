@@ -1,6 +1,6 @@
 //! A filter that does nothing: the price of Envoy's Wasm host itself, which every other filter pays too.
 
-use sailcloth_core::config::Problem;
+use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 use sailcloth_host::{Action, Http, Plugin};
 
@@ -11,7 +11,7 @@ impl Plugin for EmptyFilter {
     const FILTER: Filter = Filter::Metrics;
     type Stream = ();
 
-    fn configure(_: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+    fn configure(_: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         Ok((Self, Vec::new()))
     }
 

@@ -41,10 +41,14 @@ impl Node {
 
     /// Reads a plugin configuration as Envoy hands it over: JSON text (Istio, `StringValue`), or an encoded
     /// `google.protobuf.Struct`. No Struct with known keys is also JSON: its first key would have to contain a quote.
+    /// Nothing at all is [`Node::Null`].
     ///
     /// # Errors
     /// When the bytes are neither; the message is about the JSON.
     pub fn from_plugin_configuration(bytes: &[u8]) -> Result<Self, MalformedText> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::Null);
+        }
         Self::from_json(bytes).or_else(|MalformedText(error)| {
             let neither =
                 || MalformedText(format!("{error}; nor a google.protobuf.Struct of at most 64 levels"));
