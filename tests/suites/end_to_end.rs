@@ -226,9 +226,9 @@ fn wait(running: &Running, what: &str, mut done: impl FnMut() -> bool) {
     waited.unwrap_or_else(|error| panic!("{error}\n{}", running.envoy.logs().unwrap()));
 }
 
-#[test]
-fn a_crash_is_over_after_a_reload() {
-    let Some(mut authz) = shipped("authz") else { return };
+/// The authz configuration with the probe in front.
+fn with_probe() -> Option<Shipped> {
+    let mut authz = shipped("authz")?;
     let probe = build::path("probe").to_string_lossy().into_owned();
     let filters = authz.http_filters();
     let index = filters.iter().position(|filter| filter["name"] == "sailcloth.authz").unwrap();
@@ -239,6 +239,39 @@ fn a_crash_is_over_after_a_reload() {
     filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(probe);
     filter["typed_config"]["config"]["configuration"]["value"] = json!({});
     filters.insert(index, filter);
+    Some(authz)
+}
+
+#[test]
+fn a_tick_continues_one_request_and_answers_another() {
+    let Some(authz) = with_probe() else { return };
+    let running = authz.start(1);
+    let send = |operation| running.send(&Request::get("/health").header("x-probe", operation));
+    for _ in 0..3 {
+        assert_eq!(send("tick-continues").status, 200);
+        assert_eq!(send("tick-replies").status, 500);
+        assert_eq!(send("time").status, 200, "the reply of a tick stops no other request");
+    }
+    let lines = running.envoy.access_log_lines(9, SOON).unwrap();
+    assert!(lines[1].contains("sailcloth_metrics_host_error[empty]"), "{}", lines[1]);
+    let logs = running.envoy.logs().unwrap();
+    assert!(logs.contains("probe tick: 1 paused") && !logs.contains("probe tick: 2 paused"), "{logs}");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_request_waits_leaves_nothing() {
+    let Some(authz) = with_probe() else { return };
+    let running = authz.start(1);
+    let mut connection = Client::local(running.shipped.port).connect().unwrap();
+    connection.send_raw(b"GET /health HTTP/1.1\r\nhost: a\r\nx-probe: tick-continues\r\n\r\n").unwrap();
+    drop(connection);
+    wait(&running, "the tick", || running.envoy.logs().unwrap().contains("probe tick: 0 paused"));
+    assert_eq!(running.send(&Request::get("/health")).status, 200);
+}
+
+#[test]
+fn a_crash_is_over_after_a_reload() {
+    let Some(authz) = with_probe() else { return };
     let running = authz.start(1);
     let health = || running.send(&Request::get("/health"));
     assert_eq!(health().status, 200);

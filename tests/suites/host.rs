@@ -13,3 +13,5 @@ mod faults;
 mod lifecycle;
 #[path = "host/probe.rs"]
 mod probe;
+#[path = "host/ticks.rs"]
+mod ticks;

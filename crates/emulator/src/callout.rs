@@ -14,7 +14,7 @@ use crate::vm::{Trap, Vm, VmData, VmInner};
 pub struct Callout {
     pub(crate) id: u64,
     pub(crate) root: u32,
-    deadline_ns: Option<u64>,
+    pub(crate) deadline_ns: Option<u64>,
     /// The number that the module was given.
     pub token: u32,
     /// Name of the plugin that made it.

@@ -25,11 +25,12 @@
 //! # Tasks
 //!
 //! - **Several workers**: make several [`Vm`]s of one [`Process`]; those with the same `vm_id` share data. A VM can be used
-//!   from its own thread.
+//!   from its own thread. [`Threads`] makes all of them that Envoy would, main thread and canary too.
 //! - **A chain**: give several plugins to [`Stream::new`]. Requests go through in order and stop at the first pause or reply,
 //!   responses come back in reverse, [`Stream::log`] calls all of them.
 //! - **Who is calling**: [`Stream::set_attribute`], [`Stream::set_filter_state`], [`Process::set_attribute`] for `xds.node`.
-//! - **Time**: [`Process::advance`], [`Process::set_realtime_ns`], then [`Vm::run_timers`] or [`Plugin::tick`].
+//! - **Time**: [`Process::advance`], [`Process::set_realtime_ns`], then [`Vm::run_timers`] or [`Plugin::tick`];
+//!   [`Threads::advance`] does both for all threads.
 //! - **Callouts**: name the cluster with [`Process::set_cluster`]; the call waits in [`Vm::callouts`]; end it with
 //!   [`Vm::answer`] and go on with [`Stream::proceed`].
 //! - **Faults**: [`Process::inject`] for statuses; a trap is a value ([`Trap`]) and leaves the VM dead, so that later streams
@@ -64,6 +65,7 @@ mod plugin;
 mod process;
 mod property;
 mod stream;
+mod threads;
 mod value;
 mod vm;
 mod wasi;
@@ -75,5 +77,6 @@ pub use module::{Module, ModuleError};
 pub use plugin::{ConfigureError, Plugin, PluginConfig};
 pub use process::{Calls, Cluster, ForeignFunction, Injection, LogLine, MetricKind, Process};
 pub use stream::{LocalReply, Progress, Stream};
+pub use threads::Threads;
 pub use value::Value;
 pub use vm::{ENVOY_MAX_MEMORY, Trap, Vm, VmOptions, VmState};

@@ -137,6 +137,21 @@ impl Vm {
         inner.expire_callouts(now)
     }
 
+    /// When on the monotonic clock [`Self::run_timers`] has something to do next.
+    pub(crate) fn next_timer_ns(&self) -> Option<u64> {
+        let inner = self.lock();
+        if inner.failed.is_some() {
+            return None;
+        }
+        let data = inner.store.data();
+        let tick = |context: &Context| match context {
+            Context::Root(root) => root.next_tick_ns,
+            Context::Stream(_) => None,
+        };
+        let ticks = data.contexts.values().filter_map(tick);
+        ticks.chain(data.callouts.values().filter_map(|callout| callout.deadline_ns)).min()
+    }
+
     /// Callouts that wait for an answer, oldest first.
     #[must_use]
     pub fn callouts(&self) -> Vec<Callout> {
@@ -388,13 +403,17 @@ impl VmInner {
         let data = self.store.data_mut();
         data.current = context;
         data.effective = 0;
+        // A reply of an earlier callback (a tick's, an answer's) does not stop what this one says to go on.
+        data.stop_next = false;
         data.process.count_callback(callback);
         let result = self.run(callback.name(), params);
         let data = self.store.data_mut();
         data.current = 0;
         data.effective = 0;
+        let stop = data.stop_next;
         let result = result?;
         self.after_call()?;
+        self.store.data_mut().stop_next = stop;
         Ok(Some(result))
     }
 

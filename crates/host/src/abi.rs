@@ -129,6 +129,7 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
 }
 
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
@@ -336,6 +337,11 @@ pub(crate) fn http_call(cluster: &str, headers: &[u8], body: &[u8], timeout: u32
 pub(crate) fn set_effective_context(context: u32) -> Result<(), Status> {
     // SAFETY: no pointers.
     Status::of(unsafe { proxy_set_effective_context(context) })
+}
+
+pub(crate) fn set_tick_period(milliseconds: u32) -> Result<(), Status> {
+    // SAFETY: no pointers.
+    Status::of(unsafe { proxy_set_tick_period_milliseconds(milliseconds) })
 }
 
 pub(crate) fn continue_request() -> Result<(), Status> {

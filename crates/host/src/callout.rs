@@ -10,9 +10,9 @@ use crate::Status;
 use crate::abi::{self, Buffer, Map};
 
 thread_local! {
-    /// The context whose callback is running.
+    /// The stream whose callback is running; 0 is none.
     static CURRENT: Cell<u32> = const { Cell::new(0) };
-    /// Which context waits for which callout. Bounded by the callouts under way: an answer comes exactly once, or the
+    /// Which stream sent which callout. Bounded by the callouts under way: an answer comes exactly once, or the
     /// send failed and nothing was added.
     static WAITING: RefCell<HashMap<u32, u32>> = RefCell::default();
 }
@@ -63,15 +63,15 @@ pub fn send(
     Ok(Token(token))
 }
 
-/// Notes whose callback is running, so that a callout sent in it finds its way back.
-pub(crate) fn enter(context: u32) {
-    CURRENT.set(context);
+/// Notes whose callback is running, so that a callout sent in it finds its way back; 0 is no stream's.
+pub(crate) fn enter(stream: u32) {
+    CURRENT.set(stream);
 }
 
-/// The context that sent a callout. A token nobody waits for is possible: Envoy may answer a call that it also refused
+/// The stream that sent a callout. A token nobody waits for is possible: Envoy may answer a call that it also refused
 /// (`envoy-wasm.md` 11.7).
-pub(crate) fn owner(token: u32) -> Option<u32> {
-    WAITING.with(|waiting| waiting.try_borrow_mut().ok()?.remove(&token))
+pub(crate) fn sender(token: u32) -> Option<u32> {
+    WAITING.with(|waiting| waiting.try_borrow_mut().ok()?.remove(&token)).filter(|stream| *stream != 0)
 }
 
 /// Reads the answer inside the callback.

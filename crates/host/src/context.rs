@@ -11,7 +11,7 @@ use sailcloth_core::decision::LocalReply;
 use crate::abi::{self, Buffer};
 use crate::callout::{self, Token};
 use crate::metrics::{Counter, Gauge, name};
-use crate::{Action, Http, Plugin, clock, log};
+use crate::{Action, Http, Plugin, StreamId, Streams, clock, log};
 
 /// All contexts of one VM. Two configurations of the same module share a VM, so nothing of a filter is global.
 pub struct Registry<P: Plugin>(RefCell<Contexts<P>>);
@@ -28,12 +28,12 @@ struct Root<P> {
     serving: bool,
 }
 
-struct Stream<P: Plugin> {
-    root: u32,
-    state: P::Stream,
+pub(crate) struct Stream<P: Plugin> {
+    pub(crate) root: u32,
+    pub(crate) state: P::Stream,
 }
 
-type Map<V> = HashMap<u32, V, BuildHasherDefault<ContextHasher>>;
+pub(crate) type Map<V> = HashMap<u32, V, BuildHasherDefault<ContextHasher>>;
 
 impl<P: Plugin> Registry<P> {
     /// An empty registry.
@@ -101,7 +101,7 @@ impl<P: Plugin> Registry<P> {
     pub fn log(&self, context: u32) {
         self.with((), |contexts| {
             if let Some((plugin, state)) = contexts.find(context) {
-                plugin.log(state, Http::new(P::FILTER));
+                plugin.log(state, Http::new(P::FILTER, context));
             }
         });
     }
@@ -109,22 +109,33 @@ impl<P: Plugin> Registry<P> {
     /// `proxy_on_http_call_response`. The context is the root's, whichever stream called.
     pub fn callout(&self, context: u32, token: u32, headers: usize, body: usize) {
         let answer = callout::answer(headers, body);
+        let sender = callout::sender(token).map(StreamId);
+        self.on_root(context, |plugin, streams| plugin.callout(streams, sender, Token::of(token), answer));
+    }
+
+    /// `proxy_on_tick`.
+    pub fn tick(&self, context: u32) {
+        self.on_root(context, P::tick);
+    }
+
+    fn on_root(&self, context: u32, call: impl FnOnce(&mut P, &mut Streams<'_, P>)) {
+        callout::enter(0);
         self.with((), |contexts| {
-            // The stream is gone when its context is, and `set_effective_context` says so for one that Envoy has ended.
-            let stream = callout::owner(token).filter(|stream| abi::set_effective_context(*stream).is_ok());
             let Contexts { roots, streams, .. } = contexts;
-            let Some(plugin) = roots.get_mut(&context).and_then(|root| root.plugin.as_mut()) else { return };
-            let stream = stream.and_then(|stream| streams.get_mut(&stream));
-            let target = stream.map(|stream| (&mut stream.state, Http::new(P::FILTER)));
-            plugin.callout(target, Token::of(token), answer);
+            if let Some(plugin) = roots.get_mut(&context).and_then(|root| root.plugin.as_mut()) {
+                call(plugin, &mut Streams::new(context, streams));
+            }
         });
     }
 
     /// `proxy_on_delete`.
     pub fn delete(&self, context: u32) {
         self.with((), |contexts| {
-            if contexts.streams.remove(&context).is_some() {
+            if let Some(Stream { root, state }) = contexts.streams.remove(&context) {
                 contexts.memory.update::<P>();
+                if let Some(plugin) = contexts.roots.get_mut(&root).and_then(|root| root.plugin.as_mut()) {
+                    plugin.ended(StreamId(context), state);
+                }
             } else if let Some(Root { in_force: Some(gauge), serving: true, .. }) =
                 contexts.roots.remove(&context)
             {
@@ -140,7 +151,7 @@ impl<P: Plugin> Registry<P> {
         call: impl FnOnce(&mut P, &mut P::Stream, Http) -> Action,
     ) -> u32 {
         callout::enter(context);
-        let http = Http::new(P::FILTER);
+        let http = Http::new(P::FILTER, context);
         let action = self
             .with(None, |contexts| contexts.find(context).map(|(plugin, state)| call(plugin, state, http)));
         let action = action.unwrap_or_else(|| match unconfigured {
@@ -270,7 +281,7 @@ fn memory_pages() -> usize {
 
 /// Context ids are small and consecutive: one multiplication spreads them.
 #[derive(Default)]
-struct ContextHasher(u64);
+pub(crate) struct ContextHasher(u64);
 
 impl Hasher for ContextHasher {
     fn finish(&self) -> u64 {

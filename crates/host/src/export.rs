@@ -2,7 +2,7 @@
 
 /// Makes a module of a [`Plugin`](crate::Plugin): the exports every module needs and the callbacks that are named.
 ///
-/// `sailcloth_host::export!(JwtFilter: request_headers, callout);`
+/// `sailcloth_host::export!(JwtFilter: request_headers, callout, tick);`
 #[macro_export]
 macro_rules! export {
     ($plugin:ty: $($callback:ident),* $(,)?) => {
@@ -44,6 +44,11 @@ macro_rules! export {
             fn(context: u32, token: u32, headers: usize, body: usize, _trailers: usize) {
                 REGISTRY.with(|registry| registry.callout(context, token, headers, body))
             });
+    };
+    (= tick) => {
+        $crate::export!(@ proxy_on_tick, fn(context: u32) {
+            REGISTRY.with(|registry| registry.tick(context))
+        });
     };
     (@ $name:ident, fn($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block) => {
         #[allow(unsafe_code, reason = "a module's exports are looked up by their unmangled names")]

@@ -14,7 +14,7 @@ use crate::{Status, log};
 pub enum Action {
     /// The stream goes on to the next filter.
     Continue,
-    /// The stream stops here: a reply was sent, or a callout will continue it.
+    /// The stream stops here: a reply was sent, or a callout's answer or a tick will continue it.
     Stop,
 }
 
@@ -22,15 +22,26 @@ pub enum Action {
 #[derive(Debug, Clone, Copy)]
 pub struct Http {
     filter: Filter,
+    stream: StreamId,
 }
 
+/// Names a stream of this VM, to come back to it later through [`Streams`](crate::Streams). It may have ended by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub(crate) u32);
+
 impl Http {
-    pub(crate) fn new(filter: Filter) -> Self {
-        Self { filter }
+    pub(crate) fn new(filter: Filter, stream: u32) -> Self {
+        Self { filter, stream: StreamId(stream) }
     }
 
-    /// All request headers, by one hostcall. Readable in `request_headers`, in a callout's answer while the request is
-    /// stopped, and in `log`.
+    /// Which stream it is: what a filter keeps of one that it stops.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// All request headers, by one hostcall. Readable in `request_headers`, in a callout's answer or a tick while the
+    /// request is stopped, and in `log`.
     ///
     /// # Errors
     /// [`Status::Empty`] in other phases; [`Status::SerializationFailure`] when the block is not well formed.
@@ -132,7 +143,8 @@ impl Http {
         })
     }
 
-    /// Lets a stopped request go on, from a callout's answer. Edit headers before: afterwards they are out of reach.
+    /// Lets a stopped request go on, from a callout's answer or a tick. Edit headers before: afterwards they are out of
+    /// reach.
     ///
     /// # Errors
     /// The status of the host.

@@ -19,10 +19,13 @@ pub mod metrics;
 mod plugin;
 pub mod random;
 pub mod shared;
+mod streams;
+pub mod timer;
 
 pub use abi::Status;
 pub use context::Registry;
 #[doc(hidden)]
 pub use export::{allocate, initialize};
-pub use http::{Action, Http};
+pub use http::{Action, Http, StreamId};
 pub use plugin::Plugin;
+pub use streams::Streams;

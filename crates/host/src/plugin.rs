@@ -4,7 +4,7 @@ use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 
 use crate::callout::{Answer, Token};
-use crate::{Action, Http};
+use crate::{Action, Http, StreamId, Streams};
 
 /// A configured filter: callbacks in, actions out. The decisions are its engine's.
 ///
@@ -29,7 +29,8 @@ pub trait Plugin: Sized + 'static {
     /// Resources in force, by kind, for the metric that shows them.
     fn resources(&self) -> Vec<(&'static str, usize)>;
 
-    /// The configuration is accepted: define metrics. Cannot fail.
+    /// The configuration is accepted: define metrics, ask for ticks. Cannot fail. Envoy also starts a canary that it
+    /// throws away, and an instance on the main thread, so nothing is fetched here.
     fn start(&mut self) {}
 
     /// The request's headers have arrived.
@@ -49,9 +50,26 @@ pub trait Plugin: Sized + 'static {
         let _ = (stream, http);
     }
 
-    /// The answer of a callout sent in `request_headers`; `stream` is `None` when the stream has gone meanwhile, or
-    /// when the callout was sent by none.
-    fn callout(&mut self, stream: Option<(&mut Self::Stream, Http)>, token: Token, answer: Answer) {
-        let _ = (stream, token, answer);
+    /// The stream is gone, whatever became of it: the place to forget one that waits. Nothing of it is readable.
+    fn ended(&mut self, id: StreamId, stream: Self::Stream) {
+        let _ = (id, stream);
+    }
+
+    /// The answer of a callout. `sender` is the stream in whose callback it was sent, `None` for one sent in `tick` or
+    /// in `callout`; it may have ended meanwhile. The streams that wait for the answer are found in `streams`.
+    fn callout(
+        &mut self,
+        streams: &mut Streams<'_, Self>,
+        sender: Option<StreamId>,
+        token: Token,
+        answer: Answer,
+    ) {
+        let _ = (streams, sender, token, answer);
+    }
+
+    /// The period set by [`timer::set_period`](crate::timer::set_period) has passed, since the last tick or since it
+    /// was set. In every worker and on Envoy's main thread, which serves no streams and must not be kept busy.
+    fn tick(&mut self, streams: &mut Streams<'_, Self>) {
+        let _ = streams;
     }
 }

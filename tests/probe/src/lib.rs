@@ -13,12 +13,16 @@ use sailcloth_core::facts::{Fact, Properties, TOKEN_STATE};
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_host::callout::{self, Answer, Token};
 use sailcloth_host::metrics::{Counter, Gauge, Histogram};
-use sailcloth_host::{Action, Http, Plugin, Status, clock, foreign, log, random, shared};
+use sailcloth_host::{
+    Action, Http, Plugin, Status, StreamId, Streams, clock, foreign, log, random, shared, timer,
+};
 
 /// The configured probe.
 struct Probe {
     requests: u32,
     name: String,
+    /// Streams that the next tick continues (true) or answers (false).
+    paused: Vec<(StreamId, bool)>,
 }
 
 impl Plugin for Probe {
@@ -36,7 +40,7 @@ impl Plugin for Probe {
             let warnings =
                 list("warnings").into_iter().map(|text| problem(Severity::Warning, text)).collect();
             let name = configuration.field("name").and_then(Node::text).unwrap_or_default().to_owned();
-            return Ok((Self { requests: 0, name }, warnings));
+            return Ok((Self { requests: 0, name, paused: Vec::new() }, warnings));
         }
         Err(problems.into_iter().map(|text| problem(Severity::Error, text)).collect())
     }
@@ -58,7 +62,10 @@ impl Plugin for Probe {
         stream.push(format!("{} {}", self.name, self.requests));
         let mut action = Action::Continue;
         for operation in operations.split(',').filter(|operation| !operation.is_empty()) {
-            action = perform(operation, http, &headers);
+            action = match operation {
+                "tick-continues" | "tick-replies" => self.pause(http, operation == "tick-continues"),
+                _ => perform(operation, http, &headers),
+            };
         }
         action
     }
@@ -75,7 +82,14 @@ impl Plugin for Probe {
         log::info(&format!("probe log: {}", stream.join(";")));
     }
 
-    fn callout(&mut self, stream: Option<(&mut Vec<String>, Http)>, token: Token, answer: Answer) {
+    fn callout(
+        &mut self,
+        streams: &mut Streams<'_, Self>,
+        sender: Option<StreamId>,
+        token: Token,
+        answer: Answer,
+    ) {
+        let stream = sender.and_then(|stream| streams.get(stream));
         let outcome = match &answer {
             Answer::Response { status, body, .. } => format!("{status} {} bytes", body.len()),
             Answer::Failed => "failed".to_owned(),
@@ -86,6 +100,37 @@ impl Plugin for Probe {
         ));
         if let Some((_, http)) = stream {
             say("continue", &http.continue_request());
+        }
+    }
+
+    fn tick(&mut self, streams: &mut Streams<'_, Self>) {
+        say("stop-ticks", &timer::set_period(None));
+        log::warn(&format!("probe tick: {} paused", self.paused.len()));
+        for (id, on) in self.paused.drain(..) {
+            match streams.get(id) {
+                None => log::info("probe tick: stream out of reach"),
+                Some((_, http)) if on => say("continue", &http.continue_request()),
+                Some((_, http)) => {
+                    http.fail_closed("a tick", Status::Empty);
+                }
+            }
+        }
+    }
+
+    fn ended(&mut self, id: StreamId, stream: Vec<String>) {
+        log::info(&format!("probe ended: {}", stream.join(";")));
+        self.paused.retain(|(paused, _)| *paused != id);
+    }
+}
+
+impl Probe {
+    fn pause(&mut self, http: Http, on: bool) -> Action {
+        self.paused.push((http.stream(), on));
+        let ticking = timer::set_period(Some(Duration::from_millis(50)));
+        say("set-period", &ticking);
+        match ticking {
+            Ok(()) => Action::Stop,
+            Err(status) => http.fail_closed("no ticks", status),
         }
     }
 }
@@ -185,4 +230,4 @@ fn call(http: Http) -> Action {
     }
 }
 
-sailcloth_host::export!(Probe: request_headers, response_headers, log, callout);
+sailcloth_host::export!(Probe: request_headers, response_headers, log, callout, tick);

@@ -29,6 +29,7 @@ const OPERATIONS: &[(&str, Hostcall, &str)] = &[
     ("verify", Hostcall::CallForeignFunction, "ok"),
     ("fail-closed", Hostcall::SendLocalResponse, ""),
     ("callout", Hostcall::HttpCall, "bad_argument"),
+    ("tick-continues", Hostcall::SetTickPeriod, ""),
     ("bytes", Hostcall::GetHeaderMapPairs, "ok"),
     ("bytes", Hostcall::Log, "ok"),
 ];
@@ -57,7 +58,7 @@ pub(crate) fn said(bench: &Bench, operation: &str) -> Vec<String> {
     lines.filter_map(|line| line.message.strip_prefix(&prefix).map(str::to_owned)).collect()
 }
 
-fn complete(stream: &mut Stream) -> Progress {
+pub(crate) fn complete(stream: &mut Stream) -> Progress {
     let progress = stream.request_headers(true);
     if stream.reached_upstream() {
         return stream.response_headers([(":status", "200")], true);
