@@ -3,7 +3,8 @@
 //! A rule that can only hold when some value of the request (its path, host, a header, the caller) is one of a few
 //! texts, begins or ends with one, is filed under those texts; a request then meets only the rules filed under texts
 //! that its own values have. What is found *may* match: the caller still tries it. What is not found cannot match.
-//! So the cost of a request grows with the rules that come near it, not with all rules.
+//! So the cost of a request grows with the rules that come near it, not with all rules. Where many rules share their
+//! text (a thousand tenants below one path), those are filed again, under what else they ask.
 //!
 //! ```
 //! use sailcloth_core::index::{Builder, Choice, Key};
@@ -19,7 +20,7 @@
 //! assert_eq!(found, [0, 2]);
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// The number of a rule: the order in which it was added to the [`Builder`].
 pub type Number = u32;
@@ -46,6 +47,13 @@ pub struct Choice<D> {
     pub keys: Vec<Key>,
 }
 
+/// What a request says when an index asks.
+pub trait Values<D> {
+    /// Shows `see` every value that the request has in one of `dimensions`, which ascend, with the place of its dimension
+    /// there. May be called more than once for a request, with other dimensions.
+    fn show(&self, dimensions: &[D], see: &mut dyn FnMut(usize, &[u8]));
+}
+
 /// Collects rules, then decides under which of its choices each is filed.
 #[derive(Debug)]
 pub struct Builder<D> {
@@ -70,42 +78,26 @@ impl<D: Ord + Clone> Builder<D> {
     /// header is what tells them apart.
     #[must_use]
     pub fn build(self) -> Index<D> {
-        let mut company: BTreeMap<(&D, &Key), usize> = BTreeMap::new();
-        for choice in self.rules.iter().flatten() {
-            for key in &choice.keys {
-                *company.entry((&choice.dimension, key)).or_default() += 1;
-            }
-        }
-        let crowd = |choice: &Choice<D>| {
-            choice.keys.iter().map(|key| company.get(&(&choice.dimension, key)).copied().unwrap_or(0)).max()
-        };
-        let mut always = Vec::new();
-        let mut filed: BTreeMap<D, [Tree; 2]> = BTreeMap::new();
-        for (number, choices) in (0..).zip(&self.rules) {
-            let Some(choice) = choices.iter().min_by_key(|choice| crowd(choice).unwrap_or(0)) else {
-                always.push(number);
-                continue;
-            };
-            if choice.keys.is_empty() {
-                continue;
-            }
-            let [forward, backward] = filed.entry(choice.dimension.clone()).or_default();
-            for key in &choice.keys {
-                match key {
-                    Key::Exact(text) => forward.insert(text, number, true),
-                    Key::Prefix(text) => forward.insert(text, number, false),
-                    Key::Suffix(text) => {
-                        let reversed: Vec<u8> = text.iter().rev().copied().collect();
-                        backward.insert(&reversed, number, false);
-                    }
-                }
-            }
-        }
-        let dimensions = filed
-            .into_iter()
-            .map(|(dimension, [forward, backward])| Filed { dimension, forward, backward })
-            .collect();
-        Index { always, dimensions }
+        let members: Vec<Member> =
+            (0..).zip(&self.rules).map(|(number, _)| Member { number, used: 0 }).collect();
+        Index::of(&self.rules, &members)
+    }
+}
+
+/// A rule, and which of its choices it was filed under before.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    number: Number,
+    used: u32,
+}
+
+impl Member {
+    /// The choices left, with their bits. A rule that has more choices than bits is not filed under the last ones.
+    fn choices<'r, D>(&self, rules: &'r [Vec<Choice<D>>]) -> impl Iterator<Item = (u32, &'r Choice<D>)> {
+        let all = usize::try_from(self.number).ok().and_then(|at| rules.get(at));
+        let bits = (0..32).map(|place| 1_u32 << place);
+        let used = self.used;
+        bits.zip(all.into_iter().flatten()).filter(move |(bit, _)| used & bit == 0)
     }
 }
 
@@ -113,81 +105,277 @@ impl<D: Ord + Clone> Builder<D> {
 #[derive(Debug)]
 pub struct Index<D> {
     always: Vec<Number>,
-    dimensions: Vec<Filed<D>>,
+    dimensions: Vec<D>,
+    /// Of each dimension.
+    filed: Vec<Filed<D>>,
 }
 
 #[derive(Debug)]
 struct Filed<D> {
-    dimension: D,
-    forward: Tree,
+    forward: Tree<D>,
     /// Of the texts read from their end.
-    backward: Tree,
+    backward: Tree<D>,
+}
+
+/// The rules under one text.
+#[derive(Debug)]
+enum Bucket<D> {
+    Empty,
+    One(Number),
+    /// Ascending.
+    Many(Vec<Number>),
+    /// So many that it pays to ask for more.
+    Divided(Box<Index<D>>),
+}
+
+/// More rules than this under one text are filed again: about as many as are tried in the time of a look-up.
+const FEW: usize = 8;
+
+impl<D> Default for Index<D> {
+    fn default() -> Self {
+        Self { always: Vec::new(), dimensions: Vec::new(), filed: Vec::new() }
+    }
+}
+
+impl<D: Ord + Clone> Index<D> {
+    /// Files `members`, which ascend.
+    fn of(rules: &[Vec<Choice<D>>], members: &[Member]) -> Self {
+        let mut company = Self::default();
+        for member in members {
+            member.choices(rules).for_each(|(_, choice)| company.file(choice, member.number));
+        }
+        let mut index = Self::default();
+        let mut filed: Vec<Member> = Vec::with_capacity(members.len());
+        for member in members {
+            let least = member.choices(rules).min_by_key(|(_, choice)| company.crowd(choice));
+            match least {
+                None => index.always.push(member.number),
+                Some((bit, choice)) => {
+                    index.file(choice, member.number);
+                    filed.push(Member { used: member.used | bit, ..*member });
+                }
+            }
+        }
+        drop(company);
+        for Filed { forward, backward } in &mut index.filed {
+            forward.divide(rules, &filed);
+            backward.divide(rules, &filed);
+        }
+        index
+    }
+
+    fn file(&mut self, choice: &Choice<D>, number: Number) {
+        let at = match self.dimensions.binary_search(&choice.dimension) {
+            Ok(at) => at,
+            Err(at) => {
+                self.dimensions.insert(at, choice.dimension.clone());
+                self.filed.insert(at, Filed { forward: Tree::default(), backward: Tree::default() });
+                at
+            }
+        };
+        let Some(filed) = self.filed.get_mut(at) else { return };
+        for key in &choice.keys {
+            if let Some(bucket) = filed.bucket(key) {
+                bucket.push(number);
+            }
+        }
+    }
+
+    /// How many rules are filed under the fullest of a choice's texts.
+    fn crowd(&mut self, choice: &Choice<D>) -> usize {
+        let at = self.dimensions.binary_search(&choice.dimension);
+        let Some(filed) = at.ok().and_then(|at| self.filed.get_mut(at)) else { return 0 };
+        choice.keys.iter().filter_map(|key| Some(filed.bucket(key)?.len())).max().unwrap_or(0)
+    }
 }
 
 impl<D> Index<D> {
-    /// The dimensions under which rules are filed: whose values [`Index::find`] asks for.
-    pub fn dimensions(&self) -> impl Iterator<Item = &D> {
-        self.dimensions.iter().map(|filed| &filed.dimension)
+    /// The dimensions under which rules are filed: whose values [`Index::find`] may ask for.
+    pub fn dimensions(&self) -> impl Iterator<Item = &D>
+    where
+        D: Ord,
+    {
+        let mut all = BTreeSet::new();
+        self.collect_dimensions(&mut all);
+        all.into_iter()
     }
 
-    /// Puts into `found` the numbers of all rules that may match, ascending, each once. `values` is asked once for
-    /// each dimension and shows every value that the request has there.
-    pub fn find(&self, found: &mut Vec<Number>, mut values: impl FnMut(&D, &mut dyn FnMut(&[u8]))) {
+    fn collect_dimensions<'i>(&'i self, all: &mut BTreeSet<&'i D>)
+    where
+        D: Ord,
+    {
+        all.extend(&self.dimensions);
+        for tree in self.filed.iter().flat_map(|filed| [&filed.forward, &filed.backward]) {
+            tree.divided(&mut |index| index.collect_dimensions(all));
+        }
+    }
+
+    /// Puts into `found` the numbers of all rules that may match, ascending, each once. `values` is asked for each
+    /// dimension that comes near and shows every value that the request has there.
+    pub fn find(&self, found: &mut Vec<Number>, values: impl Fn(&D, &mut dyn FnMut(&[u8]))) {
+        self.find_among(found, &Each(values));
+    }
+
+    /// [`Index::find`] for a request that is asked for all dimensions at once: where there may be thousands of them, it
+    /// looks its few headers up among them rather than them among its headers.
+    pub fn find_among(&self, found: &mut Vec<Number>, values: &impl Values<D>) {
         found.clear();
-        for filed in &self.dimensions {
-            values(&filed.dimension, &mut |value| {
-                filed.forward.walk(value.iter().copied(), found);
+        let mut open = vec![self];
+        let mut next = 0;
+        while let Some(index) = open.get(next).copied() {
+            next += 1;
+            merge(found, &index.always);
+            values.show(&index.dimensions, &mut |at, value| {
+                let Some(filed) = index.filed.get(at) else { return };
+                filed.forward.walk(value.iter().copied(), found, &mut open);
                 if !filed.backward.is_empty() {
-                    filed.backward.walk(value.iter().rev().copied(), found);
+                    filed.backward.walk(value.iter().rev().copied(), found, &mut open);
                 }
             });
         }
-        found.extend_from_slice(&self.always);
-        found.sort_unstable();
-        found.dedup();
+    }
+}
+
+/// Asks for one dimension after the other.
+struct Each<F>(F);
+
+impl<D, F: Fn(&D, &mut dyn FnMut(&[u8]))> Values<D> for Each<F> {
+    fn show(&self, dimensions: &[D], see: &mut dyn FnMut(usize, &[u8])) {
+        for (at, dimension) in dimensions.iter().enumerate() {
+            (self.0)(dimension, &mut |value| see(at, value));
+        }
+    }
+}
+
+/// Adds ascending numbers to ascending numbers, each once.
+fn merge(found: &mut Vec<Number>, more: &[Number]) {
+    let Some(first) = more.first() else { return };
+    if found.last().is_none_or(|last| last < first) {
+        return found.extend_from_slice(more);
+    }
+    let before = std::mem::replace(found, Vec::with_capacity(found.len() + more.len()));
+    let (mut before, mut more) = (before.into_iter().peekable(), more.iter().copied().peekable());
+    loop {
+        let next = match (before.peek(), more.peek()) {
+            (Some(ours), Some(theirs)) if ours == theirs => {
+                more.next();
+                before.next()
+            }
+            (Some(ours), Some(theirs)) if theirs < ours => more.next(),
+            (Some(_), _) => before.next(),
+            (None, _) => more.next(),
+        };
+        let Some(next) = next else { return };
+        found.push(next);
+    }
+}
+
+impl<D> Filed<D> {
+    /// Where a text is filed.
+    fn bucket(&mut self, key: &Key) -> Option<&mut Bucket<D>> {
+        Some(match key {
+            Key::Exact(text) => &mut self.forward.node(text)?.exact,
+            Key::Prefix(text) => &mut self.forward.node(text)?.prefix,
+            Key::Suffix(text) => {
+                let reversed: Vec<u8> = text.iter().rev().copied().collect();
+                &mut self.backward.node(&reversed)?.prefix
+            }
+        })
+    }
+}
+
+impl<D> Bucket<D> {
+    fn numbers(&self) -> &[Number] {
+        match self {
+            Self::One(number) => std::slice::from_ref(number),
+            Self::Many(numbers) => numbers,
+            Self::Empty | Self::Divided(_) => &[],
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.numbers().len()
+    }
+
+    /// Adds a number above all that are there; the last once more is no other.
+    fn push(&mut self, number: Number) {
+        match self {
+            Self::Empty => *self = Self::One(number),
+            _ if self.numbers().last() == Some(&number) => {}
+            Self::One(first) => *self = Self::Many(vec![*first, number]),
+            Self::Many(numbers) => numbers.push(number),
+            Self::Divided(_) => {}
+        }
+    }
+
+    fn collect<'i>(&'i self, found: &mut Vec<Number>, open: &mut Vec<&'i Index<D>>) {
+        match self {
+            // Two values may lead to the same text.
+            Self::Divided(index) if open.iter().any(|known| std::ptr::eq(*known, &raw const **index)) => {}
+            Self::Divided(index) => open.push(index),
+            _ => merge(found, self.numbers()),
+        }
+    }
+}
+
+impl<D: Ord + Clone> Bucket<D> {
+    /// Files many rules again, where it pays: where most of them can be told apart.
+    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member]) {
+        let Self::Many(numbers) = self else { return };
+        numbers.shrink_to_fit();
+        if numbers.len() <= FEW {
+            return;
+        }
+        let member = |number: &Number| {
+            let at = filed.binary_search_by_key(number, |member| member.number).ok()?;
+            filed.get(at).copied()
+        };
+        let members: Vec<Member> = numbers.iter().filter_map(member).collect();
+        let apart = members.iter().filter(|member| member.choices(rules).next().is_some()).count();
+        if apart * 2 >= members.len() {
+            *self = Self::Divided(Box::new(Index::of(rules, &members)));
+        }
     }
 }
 
 /// A radix tree over bytes: an edge carries as many bytes as lead nowhere else.
-#[derive(Debug, Default)]
-struct Tree {
+#[derive(Debug)]
+struct Tree<D> {
     label: Vec<u8>,
     /// Rules for which the value ends here.
-    exact: Vec<Number>,
+    exact: Bucket<D>,
     /// Rules for which the value may go on.
-    prefix: Vec<Number>,
+    prefix: Bucket<D>,
     /// By their first byte.
-    children: Vec<Tree>,
+    children: Vec<Tree<D>>,
 }
 
-impl Tree {
+impl<D> Default for Tree<D> {
+    fn default() -> Self {
+        Self { label: Vec::new(), exact: Bucket::Empty, prefix: Bucket::Empty, children: Vec::new() }
+    }
+}
+
+impl<D> Tree<D> {
     fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefix.is_empty() && self.children.is_empty()
+        matches!((&self.exact, &self.prefix), (Bucket::Empty, Bucket::Empty)) && self.children.is_empty()
     }
 
-    /// Files a rule under `text`, read from the end of this node's own label.
-    fn insert(&mut self, text: &[u8], number: Number, whole: bool) {
-        let mut node = self;
-        let mut rest = text;
-        while let Some(first) = rest.first() {
-            let place = node.children.binary_search_by_key(first, Self::first_byte);
-            let at = match place {
-                Ok(at) => at,
-                Err(at) => {
-                    node.children.insert(at, Self { label: rest.to_vec(), ..Self::default() });
-                    at
-                }
-            };
-            let Some(child) = node.children.get_mut(at) else { return };
-            let common = child.label.iter().zip(rest).take_while(|(a, b)| a == b).count();
-            child.split(common);
-            rest = rest.get(common..).unwrap_or_default();
-            node = child;
-        }
-        let list = if whole { &mut node.exact } else { &mut node.prefix };
-        if list.last() != Some(&number) {
-            list.push(number);
-        }
+    /// The node at the end of `text`, read from the end of this node's own label; made where there is none.
+    fn node(&mut self, text: &[u8]) -> Option<&mut Self> {
+        let Some(first) = text.first() else { return Some(self) };
+        let place = self.children.binary_search_by_key(first, Self::first_byte);
+        let at = match place {
+            Ok(at) => at,
+            Err(at) => {
+                self.children.insert(at, Self { label: text.to_vec(), ..Self::default() });
+                at
+            }
+        };
+        let child = self.children.get_mut(at)?;
+        let common = child.label.iter().zip(text).take_while(|(a, b)| a == b).count();
+        child.split(common);
+        child.node(text.get(common..).unwrap_or_default())
     }
 
     fn first_byte(&self) -> u8 {
@@ -200,22 +388,33 @@ impl Tree {
             return;
         }
         let tail = self.label.split_off(length);
-        let below = Self {
-            label: tail,
-            exact: std::mem::take(&mut self.exact),
-            prefix: std::mem::take(&mut self.prefix),
-            children: std::mem::take(&mut self.children),
-        };
-        self.children.push(below);
+        let below = std::mem::take(self);
+        self.label = below.label;
+        self.children.push(Self { label: tail, ..below });
+    }
+
+    /// Visits the indexes inside.
+    fn divided<'i>(&'i self, visit: &mut impl FnMut(&'i Index<D>)) {
+        for bucket in [&self.exact, &self.prefix] {
+            if let Bucket::Divided(index) = bucket {
+                visit(index);
+            }
+        }
+        self.children.iter().for_each(|child| child.divided(visit));
     }
 
     /// Adds the rules of every node along `value`.
-    fn walk(&self, mut value: impl Iterator<Item = u8>, found: &mut Vec<Number>) {
+    fn walk<'i>(
+        &'i self,
+        mut value: impl Iterator<Item = u8>,
+        found: &mut Vec<Number>,
+        open: &mut Vec<&'i Index<D>>,
+    ) {
         let mut node = self;
         loop {
-            found.extend_from_slice(&node.prefix);
+            node.prefix.collect(found, open);
             let Some(first) = value.next() else {
-                found.extend_from_slice(&node.exact);
+                node.exact.collect(found, open);
                 return;
             };
             let Ok(at) = node.children.binary_search_by_key(&first, Self::first_byte) else { return };
@@ -227,6 +426,16 @@ impl Tree {
             }
             node = child;
         }
+    }
+}
+
+impl<D: Ord + Clone> Tree<D> {
+    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member]) {
+        self.label.shrink_to_fit();
+        self.children.shrink_to_fit();
+        self.exact.divide(rules, filed);
+        self.prefix.divide(rules, filed);
+        self.children.iter_mut().for_each(|child| child.divide(rules, filed));
     }
 }
 
@@ -281,8 +490,8 @@ mod tests {
     #[test]
     fn what_holds_is_found_and_what_is_found_is_near() {
         let mut dice = Dice(42);
-        for _ in 0..300 {
-            let rules: Vec<Vec<Choice<u8>>> = (0..dice.below(12))
+        for round in 0..300 {
+            let rules: Vec<Vec<Choice<u8>>> = (0..dice.below(if round % 3 == 0 { 100 } else { 12 }))
                 .map(|_| {
                     (0..dice.below(3))
                         .map(|dimension| Choice {
@@ -332,6 +541,26 @@ mod tests {
         assert_eq!(index.dimensions().collect::<Vec<_>>(), [&1]);
         assert_eq!(find(&index, &[(0, b"/api"), (1, b"user-7")]), [7]);
         assert!(find(&index, &[(0, b"/api"), (1, b"user-70000")]).is_empty());
+    }
+
+    #[test]
+    fn many_under_one_text_are_told_apart_by_what_else_they_ask() {
+        let key = |text: String| Key::Exact(text.into_bytes());
+        let mut builder = Builder::default();
+        for rule in 0..10_000 {
+            builder.add([
+                Choice { dimension: 0, keys: vec![key(format!("path-{}", rule / 100))] },
+                Choice { dimension: 1, keys: vec![key(format!("tenant-{}", rule % 100))] },
+            ]);
+        }
+        let index = builder.build();
+        assert_eq!(index.dimensions().collect::<Vec<_>>(), [&0, &1]);
+        assert_eq!(find(&index, &[(0, b"path-7"), (1, b"tenant-9")]), [709]);
+        assert_eq!(
+            find(&index, &[(0, b"path-7"), (0, b"path-7"), (1, b"tenant-9"), (1, b"tenant-9")]),
+            [709]
+        );
+        assert!(find(&index, &[(0, b"path-7"), (1, b"tenant-900")]).is_empty());
     }
 
     #[test]

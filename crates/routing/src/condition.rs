@@ -27,21 +27,21 @@ pub(crate) enum PathCondition {
 #[derive(Debug)]
 pub(crate) struct Conditions {
     pub(crate) path: PathCondition,
-    headers: Vec<HeaderCondition>,
-    params: Vec<(String, StringMatch)>,
+    pub(crate) headers: Vec<HeaderCondition>,
+    pub(crate) params: Vec<(String, StringMatch)>,
 }
 
 #[derive(Debug)]
-struct HeaderCondition {
-    name: String,
-    value: StringMatch,
+pub(crate) struct HeaderCondition {
+    pub(crate) name: String,
+    pub(crate) value: StringMatch,
     /// `withoutHeaders`.
-    negated: bool,
+    pub(crate) negated: bool,
 }
 
 /// A request, with the headers that were already asked for.
 pub(crate) struct View<'r> {
-    request: &'r Request<'r>,
+    pub(crate) request: &'r Request<'r>,
     pub(crate) path: &'r [u8],
     seen: RefCell<Vec<Seen<'r>>>,
 }
@@ -156,13 +156,18 @@ fn text_matches(condition: &StringMatch, value: &[u8]) -> bool {
     }
 }
 
-/// On the first parameter of that name, without percent-decoding, as Envoy reads a query.
+/// On the first parameter of that name.
 fn param_holds(target: &[u8], name: &str, condition: &StringMatch) -> bool {
-    let Some(at) = target.iter().position(|byte| *byte == b'?') else { return false };
-    let query = target.get(at + 1..).unwrap_or_default();
-    let mut pairs = query.split(|byte| *byte == b'&').map(|pair| {
+    params(target)
+        .find(|(key, _)| *key == name.as_bytes())
+        .is_some_and(|(_, value)| text_matches(condition, value))
+}
+
+/// The parameters of a target's query, without percent-decoding, as Envoy reads a query.
+pub(crate) fn params(target: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let query = target.iter().position(|byte| *byte == b'?').and_then(|at| target.get(at + 1..));
+    query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).map(|pair| {
         let equal = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
         (pair.get(..equal).unwrap_or_default(), pair.get(equal + 1..).unwrap_or_default())
-    });
-    pairs.find(|(key, _)| *key == name.as_bytes()).is_some_and(|(_, value)| text_matches(condition, value))
+    })
 }

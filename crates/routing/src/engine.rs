@@ -13,7 +13,7 @@ use crate::compile::compile;
 use crate::condition::{Conditions, View};
 use crate::effects::Effects;
 use crate::hosts::Hosts;
-use crate::paths::Paths;
+use crate::index::Routes;
 use crate::settings::Settings;
 
 /// A rule matched.
@@ -38,7 +38,7 @@ pub struct Engine {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) paths: Paths,
+    pub(crate) routes: Routes,
 }
 
 /// One `match` of a rule, or a rule without any.
@@ -146,19 +146,20 @@ impl Engine {
 
 impl Table {
     pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        let paths = Paths::of(entries.iter().map(|entry| &*entry.conditions));
-        Self { entries, paths }
+        let routes = Routes::of(entries.iter().map(|entry| &*entry.conditions));
+        Self { entries, routes }
     }
 
-    fn find(&self, request: &Request<'_>) -> Option<usize> {
+    pub(crate) fn find(&self, request: &Request<'_>) -> Option<usize> {
         let view = View::new(request);
-        let mut candidates = self.paths.candidates(view.path).filter_map(|entry| self.entries.get(entry));
+        let candidates = self.routes.candidates(&view).into_iter();
+        let mut candidates = candidates.filter_map(|entry| self.entries.get(usize::try_from(entry).ok()?));
         candidates.find(|entry| entry.matches(&view)).map(|entry| entry.rule)
     }
 }
 
 impl Entry {
-    fn matches<'r>(&'r self, view: &View<'r>) -> bool {
+    pub(crate) fn matches<'r>(&'r self, view: &View<'r>) -> bool {
         self.conditions.path.matches(view.path) && self.conditions.hold_beside_path(view)
     }
 }

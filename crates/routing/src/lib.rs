@@ -1,4 +1,4 @@
-//! The routing engine: `VirtualService` documents, compiled into an index by host and path.
+//! The routing engine: `VirtualService` documents, compiled into an index by host, path, headers and parameters.
 //!
 //! [`Engine::decide`] takes a request and a random number and says which rule matched and which destination was drawn;
 //! [`Outcome::effects`] is what the filter has to do to the request's headers so that a stock Envoy carries it out.
@@ -27,7 +27,7 @@ mod condition;
 mod effects;
 mod engine;
 mod hosts;
-mod paths;
+mod index;
 mod settings;
 
 #[cfg(test)]

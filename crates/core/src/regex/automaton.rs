@@ -86,6 +86,10 @@ impl Automaton {
         Self { program, columns, samples, has_looks }
     }
 
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Whether all of a value matches.
     pub(super) fn is_match(&self, cache: &mut Cache, value: &[u8]) -> bool {
         let mut state = self.start(cache);

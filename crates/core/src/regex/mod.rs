@@ -19,6 +19,7 @@
 
 mod automaton;
 mod class;
+mod literal;
 mod parse;
 mod program;
 
@@ -26,6 +27,8 @@ use std::cell::RefCell;
 use std::fmt;
 
 use automaton::{Automaton, Cache};
+
+use crate::index::Key;
 
 /// Istio's limit on the length of a pattern, in bytes.
 pub const MAX_PATTERN: usize = 1024;
@@ -63,6 +66,13 @@ impl Regex {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.source
+    }
+
+    /// Texts under which an index can file what this pattern decides ([`crate::index`]): every value that matches is one of
+    /// them or begins with one. A pattern that proves nothing has the empty beginning, one that matches nothing has none.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        literal::keys(self.automaton.program())
     }
 
     /// Whether the whole value matches. A value is bytes, and every byte is a character.
