@@ -7,7 +7,8 @@
 //! - [`decision`]: what was decided, by which rule, why, and the reply that gives it a face;
 //! - [`text`]: string patterns; [`regex`]: regular expressions; [`secret`]: values that are never printed.
 //! - [`operation`]: what a request does, as AuthorizationPolicy's `to.operation` names it;
-//! - [`index`]: which of many rules a request may match.
+//! - [`index`]: which of many rules a request may match;
+//! - [`key`]: parts of a request that tell callers apart; [`siphash`]: the keyed hash of them.
 //!
 //! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
 
@@ -17,8 +18,10 @@ pub mod facts;
 pub mod headers;
 pub mod identity;
 pub mod index;
+pub mod key;
 pub mod operation;
 pub mod regex;
 pub mod request;
 pub mod secret;
+pub mod siphash;
 pub mod text;

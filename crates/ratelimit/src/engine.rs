@@ -6,16 +6,16 @@ use std::hash::{Hash, Hasher};
 use sailcloth_core::config::{Fields, Node, Problem, Problems, Value};
 use sailcloth_core::decision::{Decision, Filter, LocalReply, Mode, Reason, RuleRef, Verdict};
 use sailcloth_core::facts::Sources;
+use sailcloth_core::key::Part;
 use sailcloth_core::operation::OperationMatcher;
 use sailcloth_core::request::Request;
+use sailcloth_core::siphash::Sip;
 use sailcloth_resources::rate_limit::{LimitRule, MissingKey, RateLimit};
 use sailcloth_resources::{Config, Loaded};
 
 use crate::gcra::ceil_seconds;
 use crate::index::Index;
-use crate::key::{self, Part};
 use crate::row::{Visit, WAYS};
-use crate::siphash::Sip;
 use crate::{Gcra, Moment, Reasons, Row, RowKey, Store, StoreError, Take};
 
 /// Attempts to write a row that other workers keep changing; then the request counts as over the limit.
@@ -246,7 +246,7 @@ impl Rule {
     fn tag(&self, request: &Request<'_>, moment: Moment) -> Result<u64, Verdicted> {
         let mut hash = Sip::new(moment.seed.0);
         for part in &self.written.key {
-            let part = key::read(part, request).map_err(Verdicted::Failed)?;
+            let part = part.read(request).map_err(|unknown| Verdicted::Failed(Reasons::of(unknown)))?;
             if part == Part::Missing && self.written.on_missing_key == MissingKey::Skip {
                 return Err(Verdicted::Within(Reasons::SKIPPED));
             }

@@ -12,10 +12,8 @@
 mod engine;
 mod gcra;
 mod index;
-mod key;
 mod reasons;
 mod row;
-mod siphash;
 mod store;
 
 pub use engine::{Engine, Outcome, Refusal, Settings};

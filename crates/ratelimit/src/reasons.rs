@@ -1,6 +1,7 @@
 //! Why a request was limited, let through or refused.
 
 use sailcloth_core::decision::Reason;
+use sailcloth_core::key::Unknown;
 
 /// The reasons of this engine.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +32,15 @@ impl Reasons {
     pub const NO_TOKEN: Reason = failed("token_unavailable");
     /// The match asks for the connection's port, which is not known.
     pub const NO_PORT: Reason = failed("port_unavailable");
+
+    /// A key that depends on what cannot be known.
+    pub(crate) const fn of(unknown: Unknown) -> Reason {
+        match unknown {
+            Unknown::Address => Self::NO_ADDRESS,
+            Unknown::Peer => Self::NO_PEER,
+            Unknown::Token => Self::NO_TOKEN,
+        }
+    }
 }
 
 const fn limited(code: &'static str) -> Reason {

@@ -7,6 +7,7 @@
 pub mod authorization_policy;
 mod config;
 pub mod host_name;
+mod key;
 mod kind;
 mod metadata;
 pub mod operation;

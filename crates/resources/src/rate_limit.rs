@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sailcloth_core::config::{Node, Value};
+use sailcloth_core::key::KeyPart;
 
+use crate::key::{self, is_token};
 use crate::operation::Operation;
 use crate::{Kind, Metadata, Resource, Scope};
 
@@ -40,34 +42,6 @@ pub struct LimitRule {
     pub shadow: bool,
     /// `deny`: how the refusal looks.
     pub deny: DenyReply,
-}
-
-/// One part of a bucket's key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum KeyPart {
-    /// `header`: the value of a request header, by its lower-case name.
-    Header(String),
-    /// `cookie`: the value of a cookie.
-    Cookie(String),
-    /// `queryParameter`: the decoded value of a query parameter.
-    QueryParameter(String),
-    /// `claim`: a claim of the verified token, by the path to it.
-    Claim(Vec<String>),
-    /// `sourceIp`: the network of the TCP peer.
-    SourceIp {
-        /// Bits of an IPv4 address that count.
-        prefix: u8,
-        /// Bits of an IPv6 address that count.
-        prefix_v6: u8,
-    },
-    /// `method`: the request method.
-    Method,
-    /// `principal`: the identity of the peer's certificate.
-    Principal,
-    /// `requestPrincipal`: `iss/sub` of the verified token.
-    RequestPrincipal,
-    /// `constant`: a text.
-    Constant(String),
 }
 
 /// `limit`: `requests` per `per`, of which `burst` may come at once.
@@ -177,86 +151,14 @@ fn read_key(value: &Value<'_>) -> Option<Vec<KeyPart>> {
     if value.items()?.is_empty() {
         value.error("may not be empty; leave `key` out for one bucket that all requests share");
     }
-    value.list(|part| read_key_part(&part))
-}
-
-fn read_key_part(value: &Value<'_>) -> Option<KeyPart> {
-    const PARTS: [&str; 9] = [
-        "header",
-        "cookie",
-        "queryParameter",
-        "claim",
-        "sourceIp",
-        "method",
-        "principal",
-        "requestPrincipal",
-        "constant",
-    ];
-    let fields = value.fields()?;
-    fields.refuse("pathTemplate", "is not supported by this version of the ratelimit filter");
-    let Some((name, part)) = fields.one_of(&PARTS) else {
+    value.list(|part| {
+        let fields = part.fields()?;
+        fields.refuse("pathTemplate", "is not supported by this version of the ratelimit filter");
         if fields.is_empty() {
-            value.error(format!("expected one of {}", PARTS.map(|part| format!("`{part}`")).join(", ")));
+            part.error(format!("expected one of {}", key::PARTS.map(|part| format!("`{part}`")).join(", ")));
         }
-        return None;
-    };
-    let text = || part.non_empty_text().map(str::to_owned);
-    match name {
-        "header" => read_header_name(&part).map(KeyPart::Header),
-        "cookie" => text().map(KeyPart::Cookie),
-        "queryParameter" => text().map(KeyPart::QueryParameter),
-        "claim" => read_claim(&part).map(KeyPart::Claim),
-        "sourceIp" => read_source_ip(&part),
-        "method" => nothing(&part, KeyPart::Method),
-        "principal" => nothing(&part, KeyPart::Principal),
-        "requestPrincipal" => nothing(&part, KeyPart::RequestPrincipal),
-        _ => text().map(KeyPart::Constant),
-    }
-}
-
-/// `{}`: a part without parameters. Unknown fields are reported by the fields themselves.
-fn nothing(value: &Value<'_>, part: KeyPart) -> Option<KeyPart> {
-    value.fields().map(|_| part)
-}
-
-fn read_header_name(value: &Value<'_>) -> Option<String> {
-    let name = value.non_empty_text()?.to_ascii_lowercase();
-    if [":authority", ":path", ":method", ":scheme"].contains(&name.as_str()) || is_token(&name) {
-        return Some(name);
-    }
-    value.error(format!("`{name}` is not a header name"));
-    None
-}
-
-/// RFC 9110 5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-fn read_claim(value: &Value<'_>) -> Option<Vec<String>> {
-    if let Some(claim) = value.node().text() {
-        if claim.is_empty() {
-            value.error("may not be empty");
-        }
-        return Some(vec![claim.to_owned()]);
-    }
-    let path = value.list(|item| item.non_empty_text().map(str::to_owned))?;
-    if path.is_empty() {
-        value.error("may not be empty");
-    }
-    Some(path)
-}
-
-fn read_source_ip(value: &Value<'_>) -> Option<KeyPart> {
-    let fields = value.fields()?;
-    let bits = |name, max| {
-        fields.get(name).and_then(|bits| bits.integer(0, max)).and_then(|bits| u8::try_from(bits).ok())
-    };
-    let prefix = bits("prefixLength", 32).unwrap_or(32);
-    // A host of IPv6 usually owns a /64: per address it would have 2^64 buckets.
-    let prefix_v6 = bits("prefixLengthV6", 128).unwrap_or(64);
-    Some(KeyPart::SourceIp { prefix, prefix_v6 })
+        key::read_part(&fields, &key::PARTS)
+    })
 }
 
 fn read_cost(value: &Value<'_>) -> Option<u32> {

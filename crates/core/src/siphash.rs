@@ -5,7 +5,7 @@ use std::hash::Hasher;
 
 /// A hasher with a key of 128 bits. It is deterministic over targets for what is written as bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Sip {
+pub struct Sip {
     state: [u64; 4],
     tail: [u8; 8],
     filled: usize,
@@ -13,7 +13,9 @@ pub(crate) struct Sip {
 }
 
 impl Sip {
-    pub(crate) fn new(key: [u64; 2]) -> Self {
+    /// A hash with this key, of nothing yet.
+    #[must_use]
+    pub fn new(key: [u64; 2]) -> Self {
         let [k0, k1] = key;
         Self {
             state: [

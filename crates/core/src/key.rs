@@ -1,36 +1,71 @@
-//! The bucket of a request: a hash of the parts of its key.
+//! Parts of a request that tell callers apart: what a limit counts by, what keeps a user on one version.
 
 use std::borrow::Cow;
 use std::hash::Hasher;
 use std::net::IpAddr;
 
-use sailcloth_core::decision::Reason;
-use sailcloth_core::facts::Fact;
-use sailcloth_core::identity::{Claim, Token};
-use sailcloth_core::request::Request;
-use sailcloth_resources::rate_limit::KeyPart;
-
-use crate::Reasons;
+use crate::facts::Fact;
+use crate::identity::{Claim, Token};
+use crate::request::Request;
 use crate::siphash::Sip;
+
+/// One part of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KeyPart {
+    /// `header`: the value of a request header, by its lower-case name.
+    Header(String),
+    /// `cookie`: the value of a cookie.
+    Cookie(String),
+    /// `queryParameter`: the decoded value of a query parameter.
+    QueryParameter(String),
+    /// `claim`: a claim of the verified token, by the path to it.
+    Claim(Vec<String>),
+    /// `sourceIp`: the network of the TCP peer.
+    SourceIp {
+        /// Bits of an IPv4 address that count.
+        prefix: u8,
+        /// Bits of an IPv6 address that count.
+        prefix_v6: u8,
+    },
+    /// `method`: the request method.
+    Method,
+    /// `principal`: the identity of the peer's certificate.
+    Principal,
+    /// `requestPrincipal`: `iss/sub` of the verified token.
+    RequestPrincipal,
+    /// `constant`: a text.
+    Constant(String),
+}
+
+/// What a part depends on and cannot be known. Whatever depends on it fails closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// The peer's address.
+    Address,
+    /// The peer's identity.
+    Peer,
+    /// The caller's token: no filter has verified one.
+    Token,
+}
 
 /// What one part of a key is in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part<'r> {
+pub enum Part<'r> {
     /// It is there.
     Value(Cow<'r, [u8]>),
-    /// It is there more than once. An upstream may read another one than we do, so none of them is a key: all such
-    /// requests share a bucket, whatever `onMissingKey` says.
-    Ambiguous,
+    /// It is there more than once; this is the first. An upstream may read another one than we do, so where it matters none
+    /// of them is a key: all such requests share a bucket, whatever `onMissingKey` says.
+    Ambiguous(Cow<'r, [u8]>),
     /// It is not there.
     Missing,
 }
 
 impl Part<'_> {
     /// Feeds the part so that no two lists of parts feed the same bytes.
-    pub(crate) fn feed(&self, hash: &mut Sip) {
+    pub fn feed(&self, hash: &mut Sip) {
         match self {
             Self::Missing => hash.write_u8(0),
-            Self::Ambiguous => hash.write_u8(1),
+            Self::Ambiguous(_) => hash.write_u8(1),
             Self::Value(value) => {
                 hash.write_u8(2);
                 hash.write_usize(value.len());
@@ -40,36 +75,38 @@ impl Part<'_> {
     }
 }
 
-/// Reads one part of a key.
-///
-/// # Errors
-/// When the part depends on a fact that cannot be known.
-pub(crate) fn read<'r>(part: &'r KeyPart, request: &Request<'r>) -> Result<Part<'r>, Reason> {
-    Ok(match part {
-        KeyPart::Header(name) => single(request.headers.all(name).map(Cow::Borrowed)),
-        KeyPart::Cookie(name) => single(cookies(request, name.as_bytes())),
-        KeyPart::QueryParameter(name) => single(parameters(request.target(), name.as_bytes())),
-        KeyPart::Method => Part::Value(Cow::Borrowed(request.method())),
-        KeyPart::Constant(text) => Part::Value(Cow::Borrowed(text.as_bytes())),
-        KeyPart::SourceIp { prefix, prefix_v6 } => match request.facts.peer_address() {
-            Fact::Known(address) => Part::Value(Cow::Owned(network(address, *prefix, *prefix_v6))),
-            Fact::Absent | Fact::Unavailable(_) => return Err(Reasons::NO_ADDRESS),
-        },
-        KeyPart::Principal => known(request.facts.peer_identity(), Reasons::NO_PEER)?,
-        KeyPart::RequestPrincipal => from_token(request, Token::principal)?,
-        KeyPart::Claim(path) => from_token(request, |token| claim(token, path))?,
-    })
+impl KeyPart {
+    /// Reads the part in a request.
+    ///
+    /// # Errors
+    /// When it depends on a fact that cannot be known.
+    pub fn read<'r>(&'r self, request: &Request<'r>) -> Result<Part<'r>, Unknown> {
+        Ok(match self {
+            Self::Header(name) => single(request.headers.all(name).map(Cow::Borrowed)),
+            Self::Cookie(name) => single(cookies(request, name.as_bytes())),
+            Self::QueryParameter(name) => single(parameters(request.target(), name.as_bytes())),
+            Self::Method => Part::Value(Cow::Borrowed(request.method())),
+            Self::Constant(text) => Part::Value(Cow::Borrowed(text.as_bytes())),
+            Self::SourceIp { prefix, prefix_v6 } => match request.facts.peer_address() {
+                Fact::Known(address) => Part::Value(Cow::Owned(network(address, *prefix, *prefix_v6))),
+                Fact::Absent | Fact::Unavailable(_) => return Err(Unknown::Address),
+            },
+            Self::Principal => known(request.facts.peer_identity(), Unknown::Peer)?,
+            Self::RequestPrincipal => from_token(request, Token::principal)?,
+            Self::Claim(path) => from_token(request, |token| claim(token, path))?,
+        })
+    }
 }
 
 fn single<'r>(mut values: impl Iterator<Item = Cow<'r, [u8]>>) -> Part<'r> {
     match (values.next(), values.next()) {
         (None, _) => Part::Missing,
         (Some(value), None) => Part::Value(value),
-        (Some(_), Some(_)) => Part::Ambiguous,
+        (Some(first), Some(_)) => Part::Ambiguous(first),
     }
 }
 
-fn known<'r>(fact: Fact<Vec<u8>>, unavailable: Reason) -> Result<Part<'r>, Reason> {
+fn known<'r>(fact: Fact<Vec<u8>>, unavailable: Unknown) -> Result<Part<'r>, Unknown> {
     match fact {
         Fact::Known(value) => Ok(Part::Value(Cow::Owned(value))),
         Fact::Absent => Ok(Part::Missing),
@@ -80,11 +117,11 @@ fn known<'r>(fact: Fact<Vec<u8>>, unavailable: Reason) -> Result<Part<'r>, Reaso
 fn from_token<'r>(
     request: &Request<'_>,
     read: impl Fn(&Token) -> Option<Vec<u8>>,
-) -> Result<Part<'r>, Reason> {
+) -> Result<Part<'r>, Unknown> {
     match request.facts.token() {
         Fact::Known(token) => Ok(read(&token).map_or(Part::Missing, |value| Part::Value(Cow::Owned(value)))),
         Fact::Absent => Ok(Part::Missing),
-        Fact::Unavailable(_) => Err(Reasons::NO_TOKEN),
+        Fact::Unavailable(_) => Err(Unknown::Token),
     }
 }
 
@@ -166,9 +203,9 @@ fn network(address: IpAddr, prefix: u8, prefix_v6: u8) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sailcloth_core::config::Node;
-    use sailcloth_core::facts::{Facts, NoProperties, Properties, Sources, TOKEN_STATE};
-    use sailcloth_core::headers::HeaderBlock;
+    use crate::config::Node;
+    use crate::facts::{Facts, NoProperties, Properties, Sources, TOKEN_STATE};
+    use crate::headers::HeaderBlock;
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -176,19 +213,23 @@ mod tests {
         part: &KeyPart,
         pairs: &[(&str, &str)],
         properties: &dyn Properties,
-    ) -> Result<Part<'static>, Reason> {
+    ) -> Result<Part<'static>, Unknown> {
         let headers = HeaderBlock::from_pairs(pairs.iter().copied());
         let sources = Sources::default();
         let request = Request { headers: &headers, facts: Facts::new(properties, &sources) };
-        Ok(match read(part, &request)? {
+        Ok(match part.read(&request)? {
             Part::Value(value) => Part::Value(Cow::Owned(value.into_owned())),
-            Part::Ambiguous => Part::Ambiguous,
+            Part::Ambiguous(value) => Part::Ambiguous(Cow::Owned(value.into_owned())),
             Part::Missing => Part::Missing,
         })
     }
 
     fn value(text: &str) -> Part<'static> {
         Part::Value(Cow::Owned(text.as_bytes().to_vec()))
+    }
+
+    fn first(text: &str) -> Part<'static> {
+        Part::Ambiguous(Cow::Owned(text.as_bytes().to_vec()))
     }
 
     struct Peer(&'static str);
@@ -217,16 +258,16 @@ mod tests {
             (&header, vec![("x-api-key", "a")], value("a")),
             (&header, vec![("x-api-key", "")], value("")),
             (&header, vec![("x-other", "a")], Part::Missing),
-            (&header, vec![("x-api-key", "a"), ("x-api-key", "a")], Part::Ambiguous),
+            (&header, vec![("x-api-key", "a"), ("x-api-key", "b")], first("a")),
             (&cookie, vec![("cookie", "a=1; sid=x=y ;b")], value("x=y")),
             (&cookie, vec![("cookie", "a=1"), ("cookie", "sid=2")], value("2")),
-            (&cookie, vec![("cookie", "sid=1; sid=2")], Part::Ambiguous),
+            (&cookie, vec![("cookie", "sid=1; sid=2")], first("1")),
             (&cookie, vec![("cookie", "sidx=1; xsid=2; sid")], Part::Missing),
             (&parameter, vec![(":path", "/a?b=1&key=x%20y+z")], value("x y z")),
             (&parameter, vec![(":path", "/a?k%65y=%41%zz%4")], value("A%zz%4")),
             (&parameter, vec![(":path", "/a?key")], value("")),
             (&parameter, vec![(":path", "/key=1#?key=2")], Part::Missing),
-            (&parameter, vec![(":path", "/a?key=1&key=2")], Part::Ambiguous),
+            (&parameter, vec![(":path", "/a?key=1&key=2")], first("1")),
         ] {
             assert_eq!(part_of(part, &pairs, &NoProperties), Ok(expected), "{part:?} of {pairs:?}");
         }
@@ -245,7 +286,7 @@ mod tests {
         ] {
             assert_eq!(part_of(&part, &[], &Peer("10.0.0.1")), Ok(expected), "{part:?}");
         }
-        assert_eq!(part_of(&claim(&["sub"]), &[], &NoProperties), Err(Reasons::NO_TOKEN));
+        assert_eq!(part_of(&claim(&["sub"]), &[], &NoProperties), Err(Unknown::Token));
     }
 
     #[test]
@@ -264,7 +305,7 @@ mod tests {
     fn a_forwarded_for_header_is_no_address() {
         let part = KeyPart::SourceIp { prefix: 32, prefix_v6: 64 };
         let spoofed = part_of(&part, &[("x-forwarded-for", "9.9.9.9")], &NoProperties);
-        assert_eq!(spoofed, Err(Reasons::NO_ADDRESS));
+        assert_eq!(spoofed, Err(Unknown::Address));
     }
 
     #[test]
@@ -279,7 +320,7 @@ mod tests {
             vec![value("a"), value("bc")],
             vec![value(""), value("abc")],
             vec![Part::Missing, value("abc")],
-            vec![Part::Ambiguous, value("abc")],
+            vec![first("a"), value("abc")],
             vec![value("abc")],
         ];
         let hashes: std::collections::HashSet<u64> = lists.iter().map(|list| hash(list)).collect();
