@@ -12,7 +12,8 @@
 //!     sni: api.example
 //!     now: 1700000000                          # seconds since the epoch, for native and emulator; else the clock
 //!     at: +3s                                  # later than the case before it, on the same engine
-//!     repeat: 3                                # the request is sent so often; each time the same must come of it
+//!     repeat: 3                                # the request is sent so often; each time the same must come of it.
+//!                                              # `{{repetition}}` in path and headers is 0, 1, 2
 //!     request:
 //!       method: GET                            # GET, /, api.example unless written
 //!       path: /x
@@ -30,6 +31,8 @@
 //!       upstream: {x-user: alice, authorization: null} # request headers as the upstream gets them
 //!       route: {cluster: outbound|80|v1|api-service}
 //!       arm: canary
+//!       shares: {v1: 0.9, v2: 0.1}             # of the repetitions, by arm, in place of `arm`; no other arm
+//!       tolerance: 0.05                        # by how much each of them may differ
 //!       metrics: {"name;.;label=.=value": 1}   # by how much counters and gauges must have changed
 //! ```
 //!
@@ -134,6 +137,10 @@ pub struct Expect {
     pub cluster: Option<String>,
     /// The arm of an experiment.
     pub arm: Option<String>,
+    /// The share of each arm in all repetitions.
+    pub shares: Vec<(String, f64)>,
+    /// By how much a share may differ.
+    pub tolerance: f64,
     /// Changes of metrics by flat name.
     pub metrics: Vec<(String, i64)>,
 }
@@ -291,7 +298,14 @@ fn read_token(value: &Value<'_>) -> TokenSpec {
 fn read_expect(value: &Value<'_>) -> Option<Expect> {
     let fields = value.fields()?;
     let text = |name| fields.get(name).and_then(|value| value.text()).map(str::to_owned);
+    let shares = fields.get("shares").and_then(|shares| read_shares(&shares)).unwrap_or_default();
+    let tolerance = fields.get("tolerance").and_then(|value| read_share(&value));
+    if shares.is_empty() != tolerance.is_none() {
+        value.error("`shares` and `tolerance` need each other");
+    }
     let expect = Expect {
+        shares,
+        tolerance: tolerance.unwrap_or_default(),
         decision: fields.get("decision").and_then(|value| read_decision(&value)),
         by: text("by"),
         reason: text("reason"),
@@ -330,6 +344,26 @@ fn optional_texts(fields: &Fields<'_>, name: &'static str) -> Vec<(String, Optio
         _ => value.text().map(|text| Some(text.to_owned())),
     };
     entries.iter().filter_map(|(key, value)| Some(((*key).to_owned(), text(value)?))).collect()
+}
+
+fn read_shares(value: &Value<'_>) -> Option<Vec<(String, f64)>> {
+    let entries = value.entries()?;
+    Some(entries.iter().filter_map(|(arm, value)| Some(((*arm).to_owned(), read_share(value)?))).collect())
+}
+
+/// From 0 to 1.
+fn read_share(value: &Value<'_>) -> Option<f64> {
+    let share = match value.node() {
+        Node::Float(share) => Some(*share),
+        Node::Integer(0) => Some(0.0),
+        Node::Integer(1) => Some(1.0),
+        _ => None,
+    };
+    let share = share.filter(|share| (0.0..=1.0).contains(share));
+    if share.is_none() {
+        value.error("expected a share from 0 to 1");
+    }
+    share
 }
 
 fn read_metrics(value: &Value<'_>) -> Option<Vec<(String, i64)>> {

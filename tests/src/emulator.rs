@@ -97,18 +97,21 @@ fn run_file(filter: &str, file: &CaseFile, report: &mut Report) {
         bench.process.advance(case.at);
         bench.process.set_realtime_ns(clock.0);
         let row = format!("{}: {}", file.name, case.name);
-        let request = match headers(case, clock.seconds()) {
-            Ok(request) => request,
-            Err(error) => {
-                report.ran(&row, &[error]);
-                continue;
-            }
-        };
-        for _ in 0..case.repeat {
+        let mut arms = judge::Arms::default();
+        for repetition in 0..case.repeat {
+            let request = match headers(case, clock.seconds(), repetition) {
+                Ok(request) => request,
+                Err(error) => {
+                    report.ran(&row, &[error]);
+                    continue;
+                }
+            };
             let stream = bench.stream(case, &configuration, &request);
             let observed = observe(filter, &bench.process, stream);
+            arms.count(&observed);
             report.ran(&row, &judge::differences(&case.expect, &observed));
         }
+        report.judge_shares(&row, &arms.differences(&case.expect));
     }
 }
 

@@ -196,8 +196,8 @@ impl<'b> Bench<'b> {
         let mut rows = Vec::new();
         for case in cases {
             let row = format!("{file}: {}", case.name);
-            for _ in 0..case.repeat {
-                match self.exchange(case, now) {
+            for repetition in 0..case.repeat {
+                match self.exchange(case, now, repetition) {
                     Ok(seen) => rows.push((row.clone(), case, seen)),
                     Err(error) => report.ran(&row, &[error]),
                 }
@@ -220,17 +220,22 @@ impl<'b> Bench<'b> {
                     .ran(file, &std::iter::once(error.to_string()).chain(answers).collect::<Vec<_>>());
             }
         };
+        let mut arms: BTreeMap<String, (&Case, judge::Arms)> = BTreeMap::new();
         for ((row, case, mut observed), line) in rows.into_iter().zip(lines) {
             self.read_log_line(&line, &mut observed);
             report.ran(&row, &differences(&case.expect, &observed));
+            arms.entry(row).or_insert_with(|| (case, judge::Arms::default())).1.count(&observed);
+        }
+        for (row, (case, arms)) in arms {
+            report.judge_shares(&row, &arms.differences(&case.expect));
         }
     }
 
     /// One request on a connection of its own; what the access log says comes later. Expected changes of metrics are
     /// waited for: what counts when a stream ends may come after the response.
-    fn exchange(&self, case: &Case, now: u64) -> Result<Observed, String> {
+    fn exchange(&self, case: &Case, now: u64, repetition: u32) -> Result<Observed, String> {
         let before = self.metrics()?;
-        let request = headers(case, now)?;
+        let request = headers(case, now, repetition)?;
         let response = self.send(case, &request).map_err(|error| error.to_string())?;
         let mut observed = observe(&response);
         let mut changed = changes(&before, &self.metrics()?);

@@ -126,6 +126,41 @@ pub fn differences(expect: &Expect, observed: &Observed) -> Vec<String> {
     found
 }
 
+/// The arms of a case's repetitions.
+#[derive(Debug, Default)]
+pub struct Arms(std::collections::BTreeMap<String, u32>);
+
+impl Arms {
+    /// Counts one repetition.
+    pub fn count(&mut self, observed: &Observed) {
+        *self.0.entry(observed.arm.clone().unwrap_or_else(|| "none".to_owned())).or_default() += 1;
+    }
+
+    /// How the shares differ from what a case expects of them.
+    #[must_use]
+    pub fn differences(&self, expect: &Expect) -> Vec<String> {
+        if expect.shares.is_empty() {
+            return Vec::new();
+        }
+        let total = f64::from(self.0.values().sum::<u32>().max(1));
+        let wanted = expect.shares.iter().map(|(arm, share)| (arm.as_str(), *share));
+        let others = self.0.keys().filter(|arm| expect.shares.iter().all(|(known, _)| known != *arm));
+        let all = wanted.chain(others.map(|arm| (arm.as_str(), 0.0)));
+        all.filter_map(|(arm, share)| {
+            let seen = f64::from(self.0.get(arm).copied().unwrap_or(0)) / total;
+            let known = expect.shares.iter().any(|(known, _)| known == arm);
+            let within = known && (seen - share).abs() <= expect.tolerance;
+            (!within).then(|| {
+                format!(
+                    "share of arm {arm}: expected `{share}` within {}, observed `{seen}`",
+                    expect.tolerance
+                )
+            })
+        })
+        .collect()
+    }
+}
+
 /// All values of a header, joined as Envoy joins them.
 fn joined(headers: Option<&crate::case::Headers>, name: &str) -> Option<String> {
     let same = |given: &&(String, Vec<u8>)| given.0.eq_ignore_ascii_case(name);
@@ -197,6 +232,32 @@ mod tests {
         let found = differences(&expect, &observed());
         assert_eq!(found.len(), 9, "{found:#?}");
         assert_eq!(found[0], "decision: expected `allow`, observed `deny`");
+    }
+
+    #[test]
+    fn shares_are_of_all_repetitions_and_leave_no_arm_out() {
+        let expect = Expect {
+            shares: vec![("v1".into(), 0.75), ("v2".into(), 0.25)],
+            tolerance: 0.1,
+            ..Expect::default()
+        };
+        let of = |arms: &[Option<&str>]| {
+            let mut counted = Arms::default();
+            for arm in arms {
+                counted.count(&Observed { arm: arm.map(str::to_owned), ..Observed::default() });
+            }
+            counted.differences(&expect)
+        };
+        let (one, two) = (Some("v1"), Some("v2"));
+        assert!(of(&[one, one, two, one]).is_empty());
+        assert_eq!(
+            of(&[one, two, two, one]),
+            [
+                "share of arm v1: expected `0.75` within 0.1, observed `0.5`",
+                "share of arm v2: expected `0.25` within 0.1, observed `0.5`"
+            ]
+        );
+        assert_eq!(of(&[one, one, one, one, one, one, two, two, None]).len(), 1);
     }
 
     #[test]

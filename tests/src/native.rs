@@ -41,25 +41,28 @@ fn run_file(subject: &Subject, file: &CaseFile, report: &mut Report) {
     for case in &file.cases {
         clock.go_to(case);
         let row = format!("{}: {}", file.name, case.name);
-        let headers = match headers(case, clock.seconds()) {
-            Ok(headers) => headers,
-            Err(error) => {
-                report.ran(&row, &[error]);
-                continue;
-            }
-        };
-        let block = HeaderBlock::from_pairs(headers.iter().map(|(name, value)| (name, value)));
+        let mut arms = judge::Arms::default();
         let mut attributes = facts::attributes(case, &configuration);
         // A stream that ends well, for an engine that is asked at its end.
         for (name, value) in [("code", 200_i64), ("flags", 0)] {
             attributes.push((vec!["response", name], value.to_le_bytes().to_vec()));
         }
         let properties = CaseProperties(attributes);
-        for _ in 0..case.repeat {
+        for repetition in 0..case.repeat {
+            let headers = match headers(case, clock.seconds(), repetition) {
+                Ok(headers) => headers,
+                Err(error) => {
+                    report.ran(&row, &[error]);
+                    continue;
+                }
+            };
+            let block = HeaderBlock::from_pairs(headers.iter().map(|(name, value)| (name, value)));
             let exchange = Exchange { headers: &block, properties: &properties, now_ns: clock.0 };
             let observed = engine.decide(&exchange);
+            arms.count(&observed);
             report.ran(&row, &judge::differences(&case.expect, &observed));
         }
+        report.judge_shares(&row, &arms.differences(&case.expect));
     }
 }
 
@@ -84,13 +87,13 @@ pub fn errors(problems: &[Problem]) -> Vec<String> {
     problems.iter().filter(|problem| problem.severity == Severity::Error).map(ToString::to_string).collect()
 }
 
-/// The request's header block with its templates expanded.
+/// The request's header block with its templates expanded, `{{repetition}}` too.
 ///
 /// # Errors
 /// What is wrong with a template.
-pub fn headers(case: &Case, now: u64) -> Result<Headers, String> {
+pub fn headers(case: &Case, now: u64, repetition: u32) -> Result<Headers, String> {
     let request = &case.request;
-    let expand = |text: &str| template::expand(text, now);
+    let expand = |text: &str| template::expand(&text.replace("{{repetition}}", &repetition.to_string()), now);
     let mut all: Headers = vec![
         (":method".to_owned(), request.method.clone().into()),
         (":path".to_owned(), expand(&request.path)?.into()),

@@ -33,6 +33,13 @@ impl Report {
         }
     }
 
+    /// What a row's repetitions come to all together: fails, and is no row of its own.
+    pub fn judge_shares(&mut self, row: &str, differences: &[String]) {
+        if !differences.is_empty() {
+            self.failed.push(format!("{row}\n    {}", differences.join("\n    ")));
+        }
+    }
+
     /// A row was skipped because of a property that it has.
     pub fn skip(&mut self, reason: impl Into<String>) {
         *self.skipped.entry(reason.into()).or_default() += 1;

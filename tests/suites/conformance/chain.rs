@@ -53,7 +53,7 @@ fn decide(world: &World, table: &Table, workload: &Node, case: &Case) -> Result<
         .iter()
         .map(|document| with_keys(world, document))
         .collect();
-    let mut request = headers(case, Clock::now_seconds())?;
+    let mut request = headers(case, Clock::now_seconds(), 0)?;
     let attributes = |settings: &Node| facts::attributes(case, settings);
     let mut seen = Observed::default();
     let mut identity = "none";

@@ -57,7 +57,7 @@ fn check_file(subject: &Subject, file: &CaseFile, report: &mut Report) -> usize 
     let configuration = template::expand_node(&file.configuration, clock.seconds()).unwrap();
     let requests = file.cases.iter().map(|case| {
         clock.go_to(case);
-        (headers(case, clock.seconds()).unwrap(), clock.0)
+        (headers(case, clock.seconds(), 0).unwrap(), clock.0)
     });
     let prepared = Prepared { subject, file, configuration, requests: requests.collect() };
     (0..file.cases.len()).map(|number| prepared.check(number, report)).sum()
