@@ -1,11 +1,12 @@
 # Thin verbs over cargo. `make` alone prints this help; every verb works from a clean clone.
 
 FILTERS := routing jwt authz ratelimit metrics
-ENGINES := core resources $(FILTERS)
+ENGINES := core resources signatures $(FILTERS)
 PROFILE_WASM := --profile wasm --target wasm32-wasip1
 # Always together: alone, each would build wasmtime anew with features of its own.
 EMULATED := -p sailcloth-emulator -p sailcloth-tests
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BUILT_WASM := $(TARGET_DIR)/wasm32-wasip1/wasm
 NODE_TARGET := wasm32-unknown-unknown
 
 .DEFAULT_GOAL := help
@@ -21,12 +22,15 @@ build: setup wasm ## everything: filters and native programs
 	cargo build
 
 wasm: setup ## the filters to dist/*.wasm, with their sizes
-	cargo build $(PROFILE_WASM) $(FILTERS:%=-p sailcloth-filter-%)
 	@mkdir -p dist
+	cargo build $(PROFILE_WASM) -p sailcloth-filter-jwt --features full
+	@cmp -s $(BUILT_WASM)/jwt.wasm dist/jwt-full.wasm || cp $(BUILT_WASM)/jwt.wasm dist/jwt-full.wasm
+	cargo build $(PROFILE_WASM) $(FILTERS:%=-p sailcloth-filter-%)
 	@set -e; for filter in $(FILTERS); do \
-	  built="$(TARGET_DIR)/wasm32-wasip1/wasm/$$filter.wasm"; \
-	  cmp -s "$$built" dist/$$filter.wasm || cp "$$built" dist/$$filter.wasm; \
-	  printf '  %-22s %7d bytes\n' dist/$$filter.wasm $$(wc -c < dist/$$filter.wasm); \
+	  cmp -s $(BUILT_WASM)/$$filter.wasm dist/$$filter.wasm || cp $(BUILT_WASM)/$$filter.wasm dist/$$filter.wasm; \
+	done
+	@set -e; for module in $(FILTERS) jwt-full; do \
+	  printf '  %-22s %7d bytes\n' dist/$$module.wasm $$(wc -c < dist/$$module.wasm); \
 	done
 
 fmt: ## format the code
@@ -36,6 +40,7 @@ lint: setup ## formatting, clippy for native and wasm32, dependency policy
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --all-targets -- -D warnings
 	cargo clippy $(PROFILE_WASM) -p sailcloth-host -p sailcloth-filter-empty $(FILTERS:%=-p sailcloth-filter-%) -- -D warnings
+	cargo clippy $(PROFILE_WASM) -p sailcloth-filter-jwt --features full -- -D warnings
 	@$(MAKE) --no-print-directory deny
 
 deny: ## licences, sources and bans of the dependencies

@@ -54,6 +54,9 @@ pub fn filters() -> Vec<String> {
     names
 }
 
+/// Modules built with features of a filter of their own: module, filter, feature.
+const BUILDS: &[(&str, &str, &str)] = &[("jwt-full", "jwt", "full")];
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
@@ -67,13 +70,26 @@ fn build() {
     fs::create_dir_all(target()).expect("the target directory can be made");
     let lock = File::create(target().join(".sailcloth-modules.lock")).expect("a lock file can be made");
     lock.lock().expect("the lock can be taken");
+    fs::create_dir_all(root().join("dist")).expect("dist/ can be made");
+    // First: cargo puts every build of a filter under the same name.
+    for (module, filter, feature) in BUILDS {
+        let package = format!("sailcloth-filter-{filter}");
+        cargo_build(&["-p".to_owned(), package, "--features".to_owned(), (*feature).to_owned()]);
+        publish(filter, module);
+    }
+    let mut packages = vec!["-p".to_owned(), "sailcloth-probe".to_owned()];
+    for name in filters() {
+        packages.extend(["-p".to_owned(), format!("sailcloth-filter-{name}")]);
+    }
+    cargo_build(&packages);
+    filters().iter().for_each(|name| publish(name, name));
+}
+
+fn cargo_build(packages: &[String]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root()).args(["build", "--quiet", "--profile", "wasm", "--target", "wasm32-wasip1"]);
-    command.args(["-p", "sailcloth-probe"]);
-    for name in filters() {
-        command.arg("-p").arg(format!("sailcloth-filter-{name}"));
-    }
+    command.args(packages);
     // What cargo set for this test must not reach the build of something else.
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
@@ -90,14 +106,12 @@ fn build() {
         "the modules could not be built:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    fs::create_dir_all(root().join("dist")).expect("dist/ can be made");
-    filters().iter().for_each(|name| publish(name));
 }
 
-/// Copies a module to `dist/` unless the same lies there already, as `make wasm` does.
-fn publish(name: &str) {
-    let file = format!("{name}.wasm");
-    let (from, to) = (built().join(&file), root().join("dist").join(&file));
+/// Copies what was built of a filter to `dist/` unless the same lies there already, as `make wasm` does.
+fn publish(filter: &str, module: &str) {
+    let file = format!("{module}.wasm");
+    let (from, to) = (built().join(format!("{filter}.wasm")), root().join("dist").join(&file));
     let fresh = fs::read(&from).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     if fs::read(&to).is_ok_and(|there| there == fresh) {
         return;

@@ -13,7 +13,7 @@ use crate::facts;
 use crate::judge::{self, Decided, Observed, counted};
 use crate::native::{Clock, headers, refusal_differences};
 use crate::report::Report;
-use crate::subject::Subject;
+use crate::subject::{Subject, filter_of};
 use crate::{build, template, yaml};
 
 /// Runs the files of a filter.
@@ -74,13 +74,14 @@ pub fn header_map(headers: &Headers) -> HeaderMap {
     headers.iter().map(|(name, value)| (name, value)).collect()
 }
 
-fn run_file(filter: &str, file: &CaseFile, report: &mut Report) {
+fn run_file(module: &str, file: &CaseFile, report: &mut Report) {
+    let filter = filter_of(module);
     let mut clock = Clock::new(file);
     let configuration = match template::expand_node(&file.configuration, clock.seconds()) {
         Ok(configuration) => configuration,
         Err(error) => return report.ran(&file.name, &[error]),
     };
-    let bench = Bench::new(filter, &configuration);
+    let bench = Bench::new(module, &configuration);
     if let Some(expected) = &file.refused {
         return report.ran(&file.name, &refused(filter, expected, bench));
     }

@@ -27,7 +27,7 @@ use crate::judge::{self, Observed, differences};
 use crate::keys::hex;
 use crate::native::{Clock, headers, refusal_differences};
 use crate::report::Report;
-use crate::subject::Subject;
+use crate::subject::{Subject, filter_of};
 use crate::{build, template, yaml};
 
 /// How many Envoys run at once.
@@ -297,7 +297,7 @@ impl<'b> Bench<'b> {
         observed.cluster = cluster.flatten().map(str::to_owned);
         let state = state.flatten().map(|state| state.as_bytes().to_vec());
         let changed = observed.metrics.clone().unwrap_or_default();
-        decide(self.filter, observed, state, details.flatten(), &changed);
+        decide(filter_of(self.filter), observed, state, details.flatten(), &changed);
     }
 }
 

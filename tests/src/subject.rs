@@ -16,7 +16,7 @@ use crate::judge::{Decided, Observed};
 
 /// A filter under test.
 pub struct Subject {
-    /// Its name: of its folder in `filters/`, of its module, of its cases.
+    /// Its name: of its module, of its cases, and (but for [`BUILDS`]) of its folder in `filters/`.
     pub name: &'static str,
     /// Loads its engine from a configuration.
     pub load: fn(&Node) -> Loaded,
@@ -54,6 +54,20 @@ pub trait Engine {
 /// All filters.
 pub const ALL: &[Subject] =
     &[routing::SUBJECT, jwt::SUBJECT, authz::SUBJECT, ratelimit::SUBJECT, metrics::SUBJECT];
+
+/// Other builds of a filter: modules of the same folder with other features, and cases of their own.
+pub const BUILDS: &[Subject] = &[jwt::FULL];
+
+/// Every module that is built.
+pub fn modules() -> impl Iterator<Item = &'static Subject> {
+    ALL.iter().chain(BUILDS)
+}
+
+/// The filter of a module: `jwt` of `jwt-full`.
+#[must_use]
+pub fn filter_of(module: &str) -> &str {
+    module.split('-').next().unwrap_or(module)
+}
 
 impl Subject {
     /// The filter of this name.

@@ -4,7 +4,8 @@
 //! relative to the case's `now` (`+300s`, `-2m`) or absolute seconds; `none` leaves a claim out that would be there. Other
 //! arguments: `nbf`, `iat`, `jti`, `kid` (the key's name unless given), `typ`, `claims={…}` and `header={…}` (JSON, merged
 //! last), `tamper=signature|payload|alg-none|truncated|extra-segment|empty-signature`. A value that starts with `[` or `{`
-//! is JSON, one in double quotes may hold blanks. `{{jwks rsa1 ec1}}` is a key set.
+//! is JSON, one in double quotes may hold blanks. `{{jwks rsa1 ec1}}` is a key set, `{{jwks-any rsa1}}` one
+//! whose keys name no `alg`.
 
 use sailcloth_core::config::Node;
 use serde_json::{Map, Value, json};
@@ -75,8 +76,18 @@ fn call(text: &str, now: u64) -> Result<String, String> {
                 names.iter().map(|name| TestKey::named(name).map(TestKey::jwk)).collect::<Result<_, _>>()?;
             Ok(format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
         }
-        _ => Err(format!("unknown template `{{{{{text}}}}}`; expected `token` or `jwks`")),
+        Some((&"jwks-any", names)) => {
+            let keys: Vec<String> =
+                names.iter().map(|name| TestKey::named(name).map(without_alg)).collect::<Result<_, _>>()?;
+            Ok(format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
+        }
+        _ => Err(format!("unknown template `{{{{{text}}}}}`; expected `token`, `jwks` or `jwks-any`")),
     }
+}
+
+fn without_alg(key: TestKey) -> String {
+    let name = key.default_algorithm();
+    key.jwk().replace(&format!(r#","alg":"{name}""#), "")
 }
 
 /// Splits at blanks outside of JSON and quotes.

@@ -9,6 +9,14 @@ use sailcloth_tests::{build, subject};
 /// Compiling costs Envoy about a millisecond per kilobyte, on its main thread.
 const MAX_BYTES: u64 = 300_000;
 
+/// Modules that may be larger, each for a reason.
+const LARGER: &[(&str, u64)] = &[
+    // EdDSA and HS* must be in the module, since the host has neither: 60 kB of curve and hash.
+    ("jwt", 400_000),
+    // RSA and three curves in Rust: only where somebody asked for them.
+    ("jwt-full", 800_000),
+];
+
 /// What every module exports (`crates/host`, `export!`).
 const BASE: [&str; 7] = [
     "_initialize",
@@ -22,7 +30,7 @@ const BASE: [&str; 7] = [
 
 fn each(check: impl Fn(&Subject)) {
     assert_eq!(build::filters().len(), subject::ALL.len(), "every folder of filters/ is a subject");
-    subject::ALL.iter().for_each(check);
+    subject::modules().for_each(check);
 }
 
 #[test]
@@ -58,6 +66,7 @@ fn modules_export_the_base_set_and_the_callbacks_they_use() {
 fn modules_are_small() {
     each(|subject| {
         let bytes = std::fs::metadata(build::path(subject.name)).unwrap().len();
-        assert!(bytes <= MAX_BYTES, "dist/{}.wasm has {bytes} bytes, more than {MAX_BYTES}", subject.name);
+        let most = LARGER.iter().find(|(name, _)| *name == subject.name).map_or(MAX_BYTES, |(_, most)| *most);
+        assert!(bytes <= most, "dist/{}.wasm has {bytes} bytes, more than {most}", subject.name);
     });
 }

@@ -15,7 +15,10 @@ use crate::outcome::challenge;
 use crate::places::{Found, Place, Places, without_params};
 use crate::rule::Rule;
 use crate::verification::{Miss, Verified};
-use crate::{CORS_PREFLIGHT, Edit, NO_TOKEN, Outcome, Refusal, Settings, TokenCache, VALID_TOKEN, Verifier};
+use crate::{
+    Algorithms, CORS_PREFLIGHT, Edit, Environment, NO_TOKEN, Outcome, Refusal, Settings, TokenCache,
+    VALID_TOKEN, Verifier,
+};
 
 type Wire = Config<RequestAuthentication, Settings>;
 
@@ -23,6 +26,8 @@ type Wire = Config<RequestAuthentication, Settings>;
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) settings: Settings,
+    /// Those that this build verifies.
+    pub(crate) algorithms: Algorithms,
     sources: Sources,
     documents: usize,
     /// `namespace/name` by number.
@@ -44,19 +49,21 @@ impl Engine {
     ///
     /// # Errors
     /// Every problem of the configuration.
-    pub fn load(text: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        Wire::load(text, Settings::read, |config, problems| Self::compile(&config, problems))
+    pub fn load(text: &[u8], environment: &Environment) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        Wire::load(text, Settings::read, |config, problems| Self::compile(&config, environment, problems))
     }
 
     /// [`Self::load`] from a tree that was parsed elsewhere.
     ///
     /// # Errors
     /// Every problem of the configuration.
-    pub fn load_node(node: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        Wire::load_node(node, Settings::read, |config, problems| Self::compile(&config, problems))
+    pub fn load_node(node: &Node, environment: &Environment) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        Wire::load_node(node, Settings::read, |config, problems| {
+            Self::compile(&config, environment, problems)
+        })
     }
 
-    fn compile(config: &Wire, problems: &Problems) -> Self {
+    fn compile(config: &Wire, environment: &Environment, problems: &Problems) -> Self {
         let applicable = config.applicable();
         let mut places = Places::default();
         // In order of issuer, those of one issuer in the order written.
@@ -67,7 +74,7 @@ impl Engine {
             let mut unused = Places::default();
             for (index, rule) in document.spec.rules.iter().enumerate() {
                 let places = if policy.is_some() { &mut places } else { &mut unused };
-                let rule = Rule::compile(rule, policy.unwrap_or(0), index, places, problems);
+                let rule = Rule::compile(rule, policy.unwrap_or(0), index, places, environment, problems);
                 if let Some(rule) = rule.filter(|_| policy.is_some()) {
                     sorted.entry(rule.issuer.clone()).or_default().push(rule);
                 }
@@ -81,6 +88,7 @@ impl Engine {
         let (by_issuer, any_issuer) = index(&rules);
         Self {
             settings: config.settings,
+            algorithms: environment.algorithms,
             sources: config.common.sources,
             documents: applicable.len(),
             policies: applicable.iter().map(|document| document.metadata.id()).collect(),

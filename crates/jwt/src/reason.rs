@@ -28,8 +28,10 @@ pub enum Refusal {
     AlgMissing,
     /// `alg: none`: no signature.
     AlgNone,
-    /// An algorithm that this build cannot verify.
-    AlgUnsupported,
+    /// A name that is no signature algorithm.
+    AlgUnknown,
+    /// An algorithm that this build cannot verify: PS* without the full build.
+    AlgNotInBuild,
     /// `kid` is not a string.
     KidNotString,
     /// `crit` names extensions, of which this filter knows none (RFC 7515 4.1.11).
@@ -89,7 +91,7 @@ const INTERNAL: u8 = 13;
 
 impl Refusal {
     /// Every refusal, for tables and documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Missing,
         Self::TooLarge,
         Self::NotCompact,
@@ -98,7 +100,8 @@ impl Refusal {
         Self::HeaderDuplicateKey,
         Self::AlgMissing,
         Self::AlgNone,
-        Self::AlgUnsupported,
+        Self::AlgUnknown,
+        Self::AlgNotInBuild,
         Self::KidNotString,
         Self::Crit,
         Self::PayloadNotBase64,
@@ -143,7 +146,8 @@ impl Refusal {
             Self::HeaderDuplicateKey => ("header_duplicate_key", HEADER_JSON),
             Self::AlgMissing => ("alg_missing", "Jwt header [alg] field is required and must be a string"),
             Self::AlgNone => ("alg_none", ALG),
-            Self::AlgUnsupported => ("alg_unsupported", ALG),
+            Self::AlgUnknown => ("alg_unknown", ALG),
+            Self::AlgNotInBuild => ("alg_not_in_build", ALG),
             Self::KidNotString => ("kid_not_string", "Jwt header [kid] field is not a string"),
             Self::Crit => ("crit_unsupported", "Jwt header [crit] names an extension that is not supported"),
             Self::PayloadNotBase64 => ("payload_not_base64", "Jwt payload is an invalid Base64url encoded"),

@@ -11,7 +11,7 @@ use sailcloth_resources::request_authentication::{ClaimHeader, JwtRule, KeySourc
 use crate::claims::bare_audience;
 use crate::places::{Place, PlaceId, Places};
 use crate::verification::Verified;
-use crate::{Claims, Jws, KeySet, Refusal, Verifier};
+use crate::{Algorithms, Claims, Environment, Jws, KeySet, Origin, Refusal, Verifier};
 
 /// The claims that Istio always splits at spaces.
 const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
@@ -42,11 +42,14 @@ pub(crate) struct Parsed<'t> {
 }
 
 impl<'t> Parsed<'t> {
-    pub(crate) fn read(token: &'t [u8], max_bytes: usize) -> Result<Self, Refusal> {
+    pub(crate) fn read(token: &'t [u8], max_bytes: usize, algorithms: Algorithms) -> Result<Self, Refusal> {
         if token.len() > max_bytes {
             return Err(Refusal::TooLarge);
         }
         let jws = Jws::parse(token)?;
+        if !algorithms.contains(jws.algorithm) {
+            return Err(Refusal::AlgNotInBuild);
+        }
         let claims = Claims::parse(jws.raw_payload)?;
         Ok(Self { jws, claims })
     }
@@ -59,9 +62,10 @@ impl Rule {
         policy: usize,
         index: usize,
         places: &mut Places,
+        environment: &Environment,
         problems: &Problems,
     ) -> Option<Self> {
-        let keys = compile_keys(rule, problems)?;
+        let keys = compile_keys(rule, environment, problems)?;
         let mut space_delimited = rule.space_delimited_claims.clone();
         space_delimited.extend(SPACE_DELIMITED.map(str::to_owned));
         Some(Self {
@@ -146,14 +150,16 @@ impl Rule {
     }
 }
 
-fn compile_keys(rule: &JwtRule, problems: &Problems) -> Option<KeySet> {
+fn compile_keys(rule: &JwtRule, environment: &Environment, problems: &Problems) -> Option<KeySet> {
     let nothing = Node::Null;
     let refuse = |path, message: &str| {
         Value::at(&nothing, path, problems).error(message);
         None
     };
     match &rule.keys {
-        KeySource::Inline { jwks, path } => KeySet::read(&Value::at(jwks.expose(), path.clone(), problems)),
+        KeySource::Inline { jwks, path } => {
+            KeySet::read(&Value::at(jwks.expose(), path.clone(), problems), Origin::Inline, environment)
+        }
         KeySource::Uri(_) => refuse(
             rule.path.key("jwksUri"),
             "fetching keys is not supported by this version of the jwt filter; give the key set inline as `jwks`",

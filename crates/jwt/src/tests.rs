@@ -17,7 +17,12 @@ use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::identity::{Claim, Token};
 use sailcloth_core::request::Request;
 
-use crate::{CannotVerify, Edit, Engine, Hash, Outcome, Refusal, TokenCache, Verifier, der};
+use crate::{
+    Algorithm, Algorithms, CannotVerify, Edit, Engine, Environment, Hash, Outcome, Refusal, TokenCache,
+    Verifier, der,
+};
+
+const ENVIRONMENT: Environment = Environment { algorithms: Algorithms::ALL, variable: |_| None };
 
 const NOW: Duration = Duration::from_secs(1_000_000);
 
@@ -30,9 +35,19 @@ struct Toy {
 }
 
 impl Verifier for Toy {
-    fn verify(&self, hash: Hash, key: &[u8], signature: &[u8], signed: &[u8]) -> Result<bool, CannotVerify> {
+    fn verify(
+        &self,
+        algorithm: Algorithm,
+        key: &[u8],
+        signature: &[u8],
+        signed: &[u8],
+    ) -> Result<bool, CannotVerify> {
         self.calls.set(self.calls.get() + 1);
-        if self.broken { Err(CannotVerify) } else { Ok(signature == toy_signature(hash, key, signed)) }
+        if self.broken {
+            Err(CannotVerify)
+        } else {
+            Ok(signature == toy_signature(algorithm.hash, key, signed))
+        }
     }
 }
 
@@ -85,7 +100,7 @@ fn configuration(resources: &[&str], rest: &str) -> String {
 }
 
 fn engine(resources: &[&str]) -> Engine {
-    match Engine::load(configuration(resources, "").as_bytes()) {
+    match Engine::load(configuration(resources, "").as_bytes(), &ENVIRONMENT) {
         Ok((engine, _)) => engine,
         Err(problems) => panic!("{problems:?}"),
     }

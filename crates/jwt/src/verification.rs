@@ -42,7 +42,7 @@ impl Engine {
         now: Duration,
         verifier: &impl Verifier,
     ) -> Result<Token, Refusal> {
-        let parsed = Parsed::read(token, self.settings.max_token_bytes)?;
+        let parsed = self.parse(token)?;
         let mut refusal = Refusal::UnknownIssuer;
         for number in self.rules_for(parsed.claims.issuer.as_deref()) {
             let Some(rule) = self.rules.get(number) else { continue };
@@ -84,6 +84,10 @@ impl Engine {
         Ok(verified)
     }
 
+    fn parse<'t>(&self, token: &'t [u8]) -> Result<Parsed<'t>, Refusal> {
+        Parsed::read(token, self.settings.max_token_bytes, self.algorithms)
+    }
+
     /// The first rule all of whose tokens verify, or the refusal that says most.
     fn verify_all(
         &self,
@@ -92,7 +96,7 @@ impl Engine {
         verifier: &impl Verifier,
     ) -> Result<Verified, Miss> {
         let parsed: Vec<Result<Parsed<'_>, Refusal>> =
-            found.iter().map(|found| Parsed::read(&found.token, self.settings.max_token_bytes)).collect();
+            found.iter().map(|found| self.parse(&found.token)).collect();
         let mut nearest = Miss { refusal: Refusal::UnknownIssuer, rule: None };
         for number in self.candidates(&parsed) {
             let Some(rule) = self.rules.get(number) else { continue };

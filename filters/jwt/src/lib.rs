@@ -6,7 +6,9 @@ use sailcloth_core::facts::{Facts, TOKEN_STATE};
 use sailcloth_core::request::Request;
 use sailcloth_host::metrics::DecisionCounters;
 use sailcloth_host::{Action, Http, Plugin, Status, clock, export, foreign};
-use sailcloth_jwt::{CannotVerify, Edit, Engine, Hash, Outcome, TokenCache, Verifier};
+use sailcloth_jwt::{
+    Algorithm, Algorithms, CannotVerify, Edit, Engine, Environment, Outcome, Scheme, TokenCache, Verifier,
+};
 
 /// Filter state with the caller as text, for access logs, route matchers and native filters.
 const PRINCIPAL_STATE: &str = "sailcloth.jwt.principal";
@@ -18,18 +20,32 @@ struct JwtFilter {
     decisions: DecisionCounters,
 }
 
-/// Envoy's own signature verification.
+/// What this build verifies, and where `${env:NAME}` is read: the VM's environment.
+const ENVIRONMENT: Environment = Environment {
+    algorithms: if cfg!(feature = "full") { Algorithms::ALL } else { Algorithms::USUAL },
+    variable: |name| std::env::var(name).ok(),
+};
+
+/// Envoy's own signature verification; in the full build Rust does what Envoy cannot.
 struct Host;
 
 impl Verifier for Host {
     fn verify(
         &self,
-        hash: Hash,
+        algorithm: Algorithm,
         public_key: &[u8],
         signature: &[u8],
         signed: &[u8],
     ) -> Result<bool, CannotVerify> {
-        foreign::verify_signature(hash.name(), public_key, signature, signed).map_err(|_| CannotVerify)
+        let verified = match algorithm.scheme {
+            Scheme::Pss => Err(CannotVerify),
+            _ => foreign::verify_signature(algorithm.hash.name(), public_key, signature, signed)
+                .map_err(|_| CannotVerify),
+        };
+        #[cfg(feature = "full")]
+        let verified =
+            verified.or_else(|_| sailcloth_signatures::Rust.verify(algorithm, public_key, signature, signed));
+        verified
     }
 }
 
@@ -39,7 +55,7 @@ impl Plugin for JwtFilter {
     type Stream = ();
 
     fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load_node(configuration)?;
+        let (engine, warnings) = Engine::load_node(configuration, &ENVIRONMENT)?;
         let cache = engine.cache();
         Ok((Self { engine, cache, decisions: DecisionCounters::default() }, warnings))
     }

@@ -8,6 +8,7 @@ use sailcloth_launch::RunDir;
 use serde_json::{Value, json};
 
 use crate::build;
+use crate::subject::filter_of;
 use crate::yaml;
 
 /// How a test's client reaches the filter.
@@ -133,10 +134,10 @@ impl Plan<'_> {
     }
 
     fn listener(&self) -> Value {
-        let state = if self.filter == "jwt" {
+        let state = if filter_of(self.filter) == "jwt" {
             "-".to_owned()
         } else {
-            format!("%FILTER_STATE(wasm.sailcloth.{}:PLAIN)%", self.filter)
+            format!("%FILTER_STATE(wasm.sailcloth.{}:PLAIN)%", filter_of(self.filter))
         };
         let line = format!("%RESPONSE_CODE%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_CLUSTER_RAW%\t{state}\n");
         listener_of(

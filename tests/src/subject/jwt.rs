@@ -5,15 +5,29 @@ use std::time::Duration;
 use sailcloth_core::config::Node;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
-use sailcloth_jwt::{CannotVerify, Edit, Hash, TokenCache, Verifier};
+use sailcloth_jwt::{Algorithm, Algorithms, CannotVerify, Edit, Environment, Scheme, TokenCache, Verifier};
 
 use super::{Engine, Exchange, Loaded, Subject, observed, remove, request, set};
 use crate::judge::Observed;
 
-pub(super) const SUBJECT: Subject = Subject { name: "jwt", load, callbacks: &["proxy_on_request_headers"] };
+pub(super) const SUBJECT: Subject =
+    Subject { name: "jwt", load: load_usual, callbacks: &["proxy_on_request_headers"] };
 
-fn load(configuration: &Node) -> Loaded {
-    let (engine, warnings) = sailcloth_jwt::Engine::load_node(configuration)?;
+/// The full build.
+pub(super) const FULL: Subject =
+    Subject { name: "jwt-full", load: load_full, callbacks: &["proxy_on_request_headers"] };
+
+fn load_usual(configuration: &Node) -> Loaded {
+    load(configuration, Algorithms::USUAL)
+}
+
+fn load_full(configuration: &Node) -> Loaded {
+    load(configuration, Algorithms::ALL)
+}
+
+fn load(configuration: &Node, algorithms: Algorithms) -> Loaded {
+    let environment = Environment { algorithms, variable: |_| None };
+    let (engine, warnings) = sailcloth_jwt::Engine::load_node(configuration, &environment)?;
     let cache = engine.cache();
     Ok((Box::new(Jwt { engine, cache, handed_on: Vec::new() }), warnings))
 }
@@ -51,13 +65,24 @@ impl Engine for Jwt {
     }
 }
 
-/// `verify_signature` as the emulator has it, which is as Envoy has it.
+/// `verify_signature` as the emulator has it, which is as Envoy has it; PS* as the full build has them.
 struct Host;
 
 impl Verifier for Host {
-    fn verify(&self, hash: Hash, key: &[u8], signature: &[u8], signed: &[u8]) -> Result<bool, CannotVerify> {
+    fn verify(
+        &self,
+        algorithm: Algorithm,
+        key: &[u8],
+        signature: &[u8],
+        signed: &[u8],
+    ) -> Result<bool, CannotVerify> {
+        if algorithm.scheme == Scheme::Pss {
+            return sailcloth_signatures::Rust.verify(algorithm, key, signature, signed);
+        }
         let mut message = Vec::new();
-        for (field, bytes) in [(1_u8, hash.name().as_bytes()), (2, key), (3, signature), (4, signed)] {
+        for (field, bytes) in
+            [(1_u8, algorithm.hash.name().as_bytes()), (2, key), (3, signature), (4, signed)]
+        {
             message.push(field << 3 | 2);
             let mut length = bytes.len();
             while length > 0x7f {

@@ -121,7 +121,7 @@ fn verify_token_agrees_with_decide() {
 #[test]
 fn only_rules_for_the_workload_take_effect() {
     let text = configuration(&[&rule("a", "")], r#","workload":{"namespace":"other"}"#);
-    let (engine, _) = Engine::load(text.as_bytes()).unwrap();
+    let (engine, _) = Engine::load(text.as_bytes(), &ENVIRONMENT).unwrap();
     assert_eq!(engine.resources(), [("RequestAuthentication", 0)]);
     assert_eq!(summary(&engine, &[("authorization", "Bearer bad")]), "allow no_token 0 none");
 }
