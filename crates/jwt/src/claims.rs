@@ -16,6 +16,8 @@ pub struct Claims {
     pub issuer: Option<String>,
     /// `aud`, one or several.
     pub audiences: Vec<String>,
+    /// `iat` in seconds since the epoch.
+    pub issued: Option<u64>,
     /// `nbf` in seconds since the epoch.
     pub not_before: Option<u64>,
     /// `exp` in seconds since the epoch.
@@ -37,38 +39,49 @@ impl Claims {
         }
         let issuer = text(&all, "iss", Refusal::IssNotString)?;
         text(&all, "sub", Refusal::SubNotString)?;
-        date(&all, "iat", Refusal::IatNotNumber, Refusal::IatOutOfRange)?;
+        let issued = date(&all, "iat", Refusal::IatNotNumber, Refusal::IatOutOfRange)?;
         let not_before = date(&all, "nbf", Refusal::NbfNotNumber, Refusal::NbfOutOfRange)?;
         let expires = date(&all, "exp", Refusal::ExpNotNumber, Refusal::ExpOutOfRange)?;
         text(&all, "jti", Refusal::JtiNotString)?;
         let audiences = audiences(&all)?;
-        Ok(Self { issuer, audiences, not_before, expires, all })
+        Ok(Self { issuer, audiences, issued, not_before, expires, all })
     }
 
-    /// Whether the token is valid at a time since the epoch: `exp` and `nbf`, each with the leeway of
-    /// [`CLOCK_SKEW`]; a date that is absent does not limit.
-    ///
-    /// # Errors
-    /// [`Refusal::NotYetValid`], [`Refusal::Expired`].
-    pub fn check_time(&self, now: Duration) -> Result<(), Refusal> {
-        check_time(self.not_before, self.expires, now)
+    /// When the token is valid, if clocks may be `leeway` seconds apart; a date that is absent does not limit.
+    #[must_use]
+    pub fn validity(&self, leeway: u64) -> Validity {
+        Validity {
+            from: self.not_before.map_or(0, |date| date.saturating_sub(leeway)),
+            until: self.expires.map_or(u64::MAX, |date| date.saturating_add(leeway)),
+        }
+    }
+
+    /// The claim at a path of dots; `null` is there.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        path.split('.').try_fold(&self.all, |node, key| node.field(key))
     }
 }
 
-/// See [`Claims::check_time`].
-pub(crate) fn check_time(
-    not_before: Option<u64>,
-    expires: Option<u64>,
-    now: Duration,
-) -> Result<(), Refusal> {
-    let now = now.as_secs();
-    if not_before.is_some_and(|date| now.saturating_add(CLOCK_SKEW) < date) {
-        return Err(Refusal::NotYetValid);
+/// A time span, in seconds since the epoch, both ends included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Validity {
+    from: u64,
+    until: u64,
+}
+
+impl Validity {
+    /// Whether a time since the epoch lies in it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotYetValid`], [`Refusal::Expired`].
+    pub fn check(self, now: Duration) -> Result<(), Refusal> {
+        match now.as_secs() {
+            now if now < self.from => Err(Refusal::NotYetValid),
+            now if now > self.until => Err(Refusal::Expired),
+            _ => Ok(()),
+        }
     }
-    if expires.is_some_and(|date| date.saturating_add(CLOCK_SKEW) < now) {
-        return Err(Refusal::Expired);
-    }
-    Ok(())
 }
 
 /// The claim as text; absent is fine, `null` is not text.
@@ -187,11 +200,11 @@ mod tests {
             (2061, Err(Refusal::Expired)),
             (u64::MAX, Err(Refusal::Expired)),
         ] {
-            assert_eq!(claims.check_time(Duration::from_secs(now)), expected, "{now}");
+            assert_eq!(claims.validity(CLOCK_SKEW).check(Duration::from_secs(now)), expected, "{now}");
         }
-        assert_eq!(parse("{}").unwrap().check_time(Duration::MAX), Ok(()));
+        assert_eq!(parse("{}").unwrap().validity(CLOCK_SKEW).check(Duration::MAX), Ok(()));
         let far = parse(r#"{"exp":9223372036854775807}"#).unwrap();
-        assert_eq!(far.check_time(Duration::from_secs(9_223_372_036_854_775_807)), Ok(()));
+        assert_eq!(far.validity(CLOCK_SKEW).check(Duration::from_secs(9_223_372_036_854_775_807)), Ok(()));
     }
 
     #[test]

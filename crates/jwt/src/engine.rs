@@ -74,12 +74,17 @@ impl Engine {
             let mut unused = Places::default();
             for (index, rule) in document.spec.rules.iter().enumerate() {
                 let places = if policy.is_some() { &mut places } else { &mut unused };
-                let rule = Rule::compile(rule, policy.unwrap_or(0), index, places, environment, problems);
+                let settings = config.settings.issuers.of(rule.issuer.as_deref());
+                let place = (policy.unwrap_or(0), index);
+                let rule = Rule::compile(rule, place, places, settings, environment, problems);
                 if let Some(rule) = rule.filter(|_| policy.is_some()) {
                     sorted.entry(rule.issuer.clone()).or_default().push(rule);
                 }
             }
         }
+        let written = config.resources.iter().flat_map(|document| &document.spec.rules);
+        let issuers = written.map(|rule| rule.issuer.as_deref());
+        config.settings.issuers.check(issuers, environment.algorithms, problems);
         let rules: Vec<Rule> = sorted.into_values().flatten().collect();
         let mut output_headers = BTreeSet::new();
         for header in rules.iter().flat_map(Rule::output_headers) {
@@ -87,12 +92,12 @@ impl Engine {
         }
         let (by_issuer, any_issuer) = index(&rules);
         Self {
-            settings: config.settings,
+            settings: config.settings.clone(),
             algorithms: environment.algorithms,
             sources: config.common.sources,
             documents: applicable.len(),
             policies: applicable.iter().map(|document| document.metadata.id()).collect(),
-            required: rules.iter().position(|rule| rule.required),
+            required: required(&rules),
             rules,
             by_issuer,
             any_issuer,
@@ -193,13 +198,24 @@ impl Engine {
     }
 
     fn refuse<'e>(&'e self, request: &Request<'_>, miss: &Miss, edits: Vec<Edit<'e>>) -> Outcome<'e> {
-        let decision = self.decision(Verdict::Deny, miss.rule, miss.refusal.reason());
+        let mut decision = self.decision(Verdict::Deny, miss.rule, miss.refusal.reason());
+        decision.mode = self.mode(miss.rule);
         Outcome { decision, edits, verified: None, challenge: challenge(request, miss.refusal) }
     }
 
     fn decision(&self, verdict: Verdict, rule: Option<usize>, reason: Reason) -> Decision<'_> {
         let by = rule.and_then(|number| self.rule_ref(number));
         Decision { filter: Filter::Jwt, verdict, by, reason, mode: Mode::Enforce }
+    }
+
+    /// Whether a refusal acts: as its rule's issuer says, and where no rule was concerned unless all are in shadow.
+    pub(crate) fn mode(&self, rule: Option<usize>) -> Mode {
+        let shadow = |rule: &Rule| rule.settings.mode == Mode::Shadow;
+        let all = match rule.and_then(|number| self.rules.get(number)) {
+            Some(rule) => shadow(rule),
+            None => self.rules.iter().all(shadow),
+        };
+        if all { Mode::Shadow } else { Mode::Enforce }
     }
 
     fn rule_ref(&self, number: usize) -> Option<RuleRef<'_>> {
@@ -218,6 +234,12 @@ fn index(rules: &[Rule]) -> (BTreeMap<String, Vec<usize>>, Vec<usize>) {
         }
     }
     (by_issuer, any_issuer)
+}
+
+/// The first rule that a token must be there for, before those in shadow.
+fn required(rules: &[Rule]) -> Option<usize> {
+    let acts = |rule: &Rule| rule.required && rule.settings.mode == Mode::Enforce;
+    rules.iter().position(acts).or_else(|| rules.iter().position(|rule| rule.required))
 }
 
 /// A CORS preflight, as Envoy's `bypass_cors_preflight` (which Istio sets) defines it.

@@ -64,6 +64,12 @@ pub enum Refusal {
     ExpOutOfRange,
     /// The signature is not base64url without padding.
     SignatureNotBase64,
+    /// An algorithm that the issuer's settings do not list.
+    AlgNotAllowed,
+    /// A claim is missing that the issuer's settings require.
+    ClaimMissing,
+    /// More between `iat` and `exp` than the issuer's settings allow.
+    LivesTooLong,
     /// No rule has this issuer.
     UnknownIssuer,
     /// `exp` has passed.
@@ -91,7 +97,7 @@ const INTERNAL: u8 = 13;
 
 impl Refusal {
     /// Every refusal, for tables and documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::Missing,
         Self::TooLarge,
         Self::NotCompact,
@@ -118,6 +124,9 @@ impl Refusal {
         Self::NbfOutOfRange,
         Self::ExpOutOfRange,
         Self::SignatureNotBase64,
+        Self::AlgNotAllowed,
+        Self::ClaimMissing,
+        Self::LivesTooLong,
         Self::UnknownIssuer,
         Self::Expired,
         Self::NotYetValid,
@@ -174,6 +183,9 @@ impl Refusal {
             Self::SignatureNotBase64 => {
                 ("signature_not_base64", "Jwt signature is an invalid Base64url encoded")
             }
+            Self::AlgNotAllowed => ("alg_not_allowed", ALG),
+            Self::ClaimMissing => ("claim_missing", "Jwt lacks a claim that is required"),
+            Self::LivesTooLong => ("lifetime_too_long", "Jwt is valid for longer than is allowed"),
             Self::UnknownIssuer => ("unknown_issuer", "Jwt issuer is not configured"),
             Self::Expired => ("token_expired", "Jwt is expired"),
             Self::NotYetValid => ("token_not_yet_valid", "Jwt not yet valid"),

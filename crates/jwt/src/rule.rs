@@ -11,7 +11,7 @@ use sailcloth_resources::request_authentication::{ClaimHeader, JwtRule, KeySourc
 use crate::claims::bare_audience;
 use crate::places::{Place, PlaceId, Places};
 use crate::verification::Verified;
-use crate::{Algorithms, Claims, Environment, Jws, KeySet, Origin, Refusal, Verifier};
+use crate::{Algorithms, Claims, Environment, IssuerSettings, Jws, KeySet, Origin, Refusal, Verifier};
 
 /// The claims that Istio always splits at spaces.
 const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
@@ -33,6 +33,7 @@ pub(crate) struct Rule {
     payload_header: Option<String>,
     claim_headers: Vec<ClaimHeader>,
     space_delimited: Vec<String>,
+    pub(crate) settings: IssuerSettings,
 }
 
 /// A token, read but not verified.
@@ -59,9 +60,9 @@ impl Rule {
     /// Compiles a rule; what this version cannot carry out is reported and refuses the configuration.
     pub(crate) fn compile(
         rule: &JwtRule,
-        policy: usize,
-        index: usize,
+        (policy, index): (usize, usize),
         places: &mut Places,
+        settings: IssuerSettings,
         environment: &Environment,
         problems: &Problems,
     ) -> Option<Self> {
@@ -76,10 +77,11 @@ impl Rule {
             keys,
             places: Place::of(rule).into_iter().map(|place| places.number(place)).collect(),
             forward: rule.forward_original_token,
-            required: rule.presence == Presence::Required,
+            required: rule.presence == Presence::Required || settings.presence == Presence::Required,
             payload_header: rule.payload_header.clone(),
             claim_headers: rule.claim_headers.clone(),
             space_delimited,
+            settings,
         })
     }
 
@@ -88,7 +90,8 @@ impl Rule {
         self.claim_headers.iter().map(|output| output.header.as_str()).chain(self.payload_header.as_deref())
     }
 
-    /// Verifies a token, in Envoy's order: issuer, dates, audience, signature.
+    /// Verifies a token, in Envoy's order: issuer, dates, audience, signature. What the issuer's settings ask for stands
+    /// before the dates: a token that lacks `exp` cannot be judged by it.
     pub(crate) fn verify(
         &self,
         token: &Parsed<'_>,
@@ -98,9 +101,26 @@ impl Rule {
         if self.issuer.is_some() && self.issuer != token.claims.issuer {
             return Err(Refusal::UnknownIssuer);
         }
-        token.claims.check_time(now)?;
+        self.check_settings(token)?;
+        token.claims.validity(self.settings.leeway).check(now)?;
         self.check_audience(&token.claims.audiences)?;
         self.keys.verify(&token.jws, verifier)
+    }
+
+    fn check_settings(&self, token: &Parsed<'_>) -> Result<(), Refusal> {
+        if self.settings.algorithms.is_some_and(|allowed| !allowed.contains(token.jws.algorithm)) {
+            return Err(Refusal::AlgNotAllowed);
+        }
+        let missing = |claim: &String| token.claims.at(claim).is_none_or(|claim| *claim == Node::Null);
+        if self.settings.required_claims.iter().any(missing) {
+            return Err(Refusal::ClaimMissing);
+        }
+        let Some(most) = self.settings.max_lifetime else { return Ok(()) };
+        match (token.claims.issued, token.claims.expires) {
+            (Some(issued), Some(expires)) if expires.saturating_sub(issued) <= most => Ok(()),
+            (Some(_), Some(_)) => Err(Refusal::LivesTooLong),
+            _ => Err(Refusal::ClaimMissing),
+        }
     }
 
     /// "At least one must be in `aud`": a token without `aud` is refused by a rule with audiences.
@@ -119,8 +139,7 @@ impl Rule {
         Verified {
             rule: number,
             place,
-            not_before: token.claims.not_before,
-            expires: token.claims.expires,
+            validity: token.claims.validity(self.settings.leeway),
             principal: identity.principal(),
             outputs: self.outputs(token),
             token: Some(identity),
@@ -142,7 +161,7 @@ impl Rule {
 
     fn outputs(&self, token: &Parsed<'_>) -> Vec<(String, Vec<u8>)> {
         let claims = self.claim_headers.iter().filter_map(|output| {
-            let value = header_text(claim_at(&token.claims.all, &output.claim)?)?;
+            let value = header_text(token.claims.at(&output.claim)?)?;
             Some((output.header.clone(), value.into_bytes()))
         });
         let payload = self.payload_header.iter();
@@ -169,11 +188,6 @@ fn compile_keys(rule: &JwtRule, environment: &Environment, problems: &Problems) 
             "has neither `jwks` nor `jwksUri`, and discovering keys at the issuer is not supported by this version of the jwt filter; give the key set inline as `jwks`",
         ),
     }
-}
-
-/// The claim at a path of dots.
-fn claim_at<'n>(claims: &'n Node, path: &str) -> Option<&'n Node> {
-    path.split('.').try_fold(claims, |node, key| node.field(key))
 }
 
 /// A claim as the value of a header: text as it is, numbers and booleans in text, lists and objects as base64 of their
@@ -243,12 +257,13 @@ fn write_text(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn text(json: &str, path: &str) -> Option<String> {
-        let claims = Node::from_json(json.as_bytes()).unwrap();
-        claim_at(&claims, path).and_then(header_text)
+        let claims = Claims::parse(URL_SAFE_NO_PAD.encode(json).as_bytes()).unwrap();
+        claims.at(path).and_then(header_text)
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use sailcloth_core::config::Fields;
 
+use crate::issuer::Issuers;
+
 /// What a filter keeps of verified tokens where nothing is set: about a thousand tokens of usual size.
 const CACHE_BYTES: i64 = 2 * 1024 * 1024;
 const MAX_CACHE_BYTES: i64 = 256 * 1024 * 1024;
@@ -12,12 +14,14 @@ const MIN_TOKEN_BYTES: i64 = 256;
 const MAX_TOKEN_BYTES: i64 = 1024 * 1024;
 
 /// The filter's own settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// `tokenCache.bytes`: memory for verified tokens in each worker, in bytes; 0 keeps none.
     pub token_cache_bytes: usize,
     /// `maxTokenBytes`: longer tokens are refused unread, in bytes.
     pub max_token_bytes: usize,
+    /// `issuers`: what holds for single issuers.
+    pub issuers: Issuers,
 }
 
 impl Settings {
@@ -31,6 +35,7 @@ impl Settings {
         Self {
             token_cache_bytes: size(cache.unwrap_or(CACHE_BYTES)),
             max_token_bytes: size(token.unwrap_or(TOKEN_BYTES)),
+            issuers: fields.get("issuers").map(|issuers| Issuers::read(&issuers)).unwrap_or_default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sailcloth_core::decision::Verdict;
 use sailcloth_core::facts::{Facts, NoProperties};
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::identity::{Claim, Token};

@@ -6,10 +6,11 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sailcloth_core::decision::Mode;
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::identity::Token;
 
-use crate::claims::check_time;
+use crate::claims::Validity;
 use crate::places::{Found, PlaceId};
 use crate::rule::{Parsed, Rule};
 use crate::{Engine, Refusal, TokenCache, Verifier};
@@ -19,8 +20,7 @@ use crate::{Engine, Refusal, TokenCache, Verifier};
 pub(crate) struct Verified {
     pub(crate) rule: usize,
     pub(crate) place: PlaceId,
-    pub(crate) not_before: Option<u64>,
-    pub(crate) expires: Option<u64>,
+    pub(crate) validity: Validity,
     pub(crate) token: Option<Token>,
     pub(crate) principal: Option<Vec<u8>>,
     pub(crate) outputs: Vec<(String, Vec<u8>)>,
@@ -74,7 +74,7 @@ impl Engine {
     ) -> Result<Rc<Verified>, Miss> {
         let [only] = found else { return self.verify_all(found, now, verifier).map(Rc::new) };
         if let Some(known) = cache.get(&only.token) {
-            if known.place == only.place && check_time(known.not_before, known.expires, now).is_ok() {
+            if known.place == only.place && known.validity.check(now).is_ok() {
                 return Ok(known);
             }
             cache.remove(&only.token);
@@ -102,7 +102,7 @@ impl Engine {
             let Some(rule) = self.rules.get(number) else { continue };
             match verify_under(rule, found, &parsed, now, verifier) {
                 Some(Ok((place, token))) => return Ok(rule.identity(number, place, token)),
-                Some(Err(refusal)) if nearest.refusal.says_little() && !refusal.says_little() => {
+                Some(Err(refusal)) if !refusal.says_little() && self.outweighs(number, &nearest) => {
                     nearest = Miss { refusal, rule: Some(number) };
                 }
                 _ => {}
@@ -113,6 +113,13 @@ impl Engine {
             Some(refusal) if nearest.refusal.says_little() => Err(Miss { refusal: *refusal, rule: None }),
             _ => Err(nearest),
         }
+    }
+
+    /// Whether a rule's refusal says more than the one before: the first one counts, but one that acts before one in
+    /// shadow.
+    fn outweighs(&self, rule: usize, nearest: &Miss) -> bool {
+        nearest.refusal.says_little()
+            || self.mode(nearest.rule) == Mode::Shadow && self.mode(Some(rule)) == Mode::Enforce
     }
 
     /// The rules that may accept one of these tokens, in their order.

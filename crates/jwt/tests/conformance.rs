@@ -248,17 +248,17 @@ fn envoys_dates_and_audiences() {
     let Some(folder) = folder() else { return };
     let mut tally = Tally::default();
     cases(&folder.join("envoy/jwt_verify_lib/time.yaml"), |id, case| {
-        if number(case, "clock_skew") != Some(sailcloth_jwt::CLOCK_SKEW) {
-            return tally.skip("another clock skew than Istio's");
-        }
         let claims = Claims {
             issuer: None,
             audiences: Vec::new(),
+            issued: None,
             not_before: number(case, "nbf"),
             expires: number(case, "exp"),
             all: Node::Null,
         };
-        let found = claims.check_time(Duration::from_secs(number(case, "now").unwrap()));
+        let found = claims
+            .validity(number(case, "clock_skew").unwrap())
+            .check(Duration::from_secs(number(case, "now").unwrap()));
         let expected = match text(case, "status").unwrap() {
             "Ok" => None,
             "JwtExpired" => Some("token_expired"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sailcloth_core::config::Node;
+use sailcloth_core::decision::Mode;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
 use sailcloth_jwt::{Algorithm, Algorithms, CannotVerify, Edit, Environment, Scheme, TokenCache, Verifier};
@@ -53,7 +54,11 @@ impl Engine for Jwt {
         }
         let reply = outcome.decision.refuses().then(|| outcome.reply());
         self.handed_on = outcome.state().to_vec();
-        observed(&outcome.decision, reply.as_ref(), upstream)
+        let observed = observed(&outcome.decision, reply.as_ref(), upstream);
+        match outcome.decision.mode {
+            Mode::Enforce => observed,
+            Mode::Shadow => Observed { shadow: observed.decided, decided: None, ..observed },
+        }
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {

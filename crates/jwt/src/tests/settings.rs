@@ -38,3 +38,108 @@ fn settings_bound_the_token_and_the_cache() {
         assert!(Engine::load(configuration(&[], &rest).as_bytes(), &ENVIRONMENT).is_err(), "{bad}");
     }
 }
+
+fn with_issuers(rules: &str, issuers: &str) -> Result<Engine, Vec<String>> {
+    let rest = format!(r#","settings":{{"issuers":{issuers}}}"#);
+    let loaded = Engine::load(configuration(&[rules], &rest).as_bytes(), &ENVIRONMENT);
+    loaded.map(|(engine, _)| engine).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn an_issuers_settings_hold_for_its_tokens_alone() {
+    let rules = [rule("a", ""), rule("b", "")].join(",");
+    let settings = r#"{"a":{"leeway":"10s","requiredClaims":["exp","org.id"],"maxLifetime":"10m","algorithms":["RS256","ES256"]}}"#;
+    let engine = with_issuers(&rules, settings).unwrap();
+    for (claims, expected) in [
+        (r#""exp":1000100,"iat":999500,"org":{"id":7}"#, "allow valid_token 0 n/r0#0"),
+        (r#""exp":1000101,"iat":999500,"org":{"id":7}"#, "deny lifetime_too_long 401 n/r0#0"),
+        (r#""exp":999989,"iat":999500,"org":{"id":7}"#, "deny token_expired 401 n/r0#0"),
+        (r#""exp":999990,"iat":999500,"org":{"id":7}"#, "allow valid_token 0 n/r0#0"),
+        (r#""exp":1000100,"nbf":1000011,"iat":999500,"org":{"id":7}"#, "deny token_not_yet_valid 401 n/r0#0"),
+        (r#""iat":999500,"org":{"id":7}"#, "deny claim_missing 401 n/r0#0"),
+        (r#""exp":1000100,"org":{"id":7}"#, "deny claim_missing 401 n/r0#0"),
+        (r#""exp":1000100,"iat":999500,"org":{"id":null}"#, "deny claim_missing 401 n/r0#0"),
+        (r#""exp":1000100,"iat":999500,"org":"id""#, "deny claim_missing 401 n/r0#0"),
+    ] {
+        let token = bearer(&token(1, &format!(r#"{{"iss":"a",{claims}}}"#)));
+        assert_eq!(summary(&engine, &[("authorization", &token)]), expected, "{claims}");
+    }
+    let other = bearer(&token(1, r#"{"iss":"b","exp":999940}"#));
+    assert_eq!(summary(&engine, &[("authorization", &other)]), "allow valid_token 0 n/r0#1");
+}
+
+#[test]
+fn an_algorithm_that_is_not_listed_is_refused() {
+    let engine = with_issuers(&rule("a", ""), r#"{"*":{"algorithms":["ES256"]}}"#).unwrap();
+    let token = bearer(&of("a"));
+    assert_eq!(summary(&engine, &[("authorization", &token)]), "deny alg_not_allowed 401 n/r0#0");
+}
+
+#[test]
+fn presence_may_be_required_by_issuer() {
+    let engine = with_issuers(&rule("a", ""), r#"{"a":{"presence":"required"}}"#).unwrap();
+    assert_eq!(summary(&engine, &[]), "deny token_missing 401 n/r0#0");
+}
+
+#[test]
+fn in_shadow_a_refusal_is_said_and_the_request_passes_as_nobody() {
+    let rules = [rule("a", ""), rule("b", "")].join(",");
+    let engine = with_issuers(&rules, r#"{"a":{"mode":"shadow","presence":"required"}}"#).unwrap();
+    let expired = |issuer: &str| bearer(&token(1, &format!(r#"{{"iss":"{issuer}","exp":1}}"#)));
+    let mut cache = engine.cache();
+    let headers = [("authorization", expired("a"))];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    for headers in [headers.as_slice(), &[]] {
+        let outcome = decide(&engine, headers, &mut cache);
+        assert_eq!(outcome.decision.verdict, Verdict::Deny);
+        assert!(!outcome.decision.refuses() && outcome.token().is_none() && outcome.edits.is_empty());
+        assert_eq!(outcome.state(), Token::anonymous_state());
+    }
+    let good = bearer(&of("a"));
+    assert!(decide(&engine, &[("authorization", &good)], &mut cache).token().is_some());
+    // The other issuer is not in shadow, nor is a token of nobody.
+    for bad in [expired("b"), bearer(&of("c")), bearer("x")] {
+        assert!(decide(&engine, &[("authorization", &bad)], &mut cache).decision.refuses(), "{bad}");
+    }
+    let all = with_issuers(&rules, r#"{"*":{"mode":"shadow"}}"#).unwrap();
+    for bad in [expired("b"), bearer(&of("c")), bearer("x")] {
+        assert!(!decide(&all, &[("authorization", &bad)], &mut all.cache()).decision.refuses(), "{bad}");
+    }
+}
+
+#[test]
+fn a_rule_that_acts_is_not_hidden_by_one_in_shadow() {
+    // The rule without an issuer stands first, and refuses first.
+    let any = format!(r#"{{"jwks":"{}"}}"#, jwks(&[1]));
+    let rules = [any, rule("b", "")].join(",");
+    let engine = with_issuers(&rules, r#"{"*":{"mode":"shadow"},"b":{}}"#).unwrap();
+    let expired = bearer(&token(1, r#"{"iss":"b","exp":1}"#));
+    let outcome = decide(&engine, &[("authorization", &expired)], &mut engine.cache()).decision;
+    assert!(outcome.refuses() && outcome.by.unwrap().rule == 1);
+}
+
+#[test]
+fn mistakes_in_an_issuers_settings_are_located() {
+    for (issuers, message) in [
+        (r#"{"b":{}}"#, "settings.issuers.b: no rule has this issuer"),
+        (r#"{"a":{"leway":"1s"}}"#, "settings.issuers.a.leway: unknown field; did you mean `leeway`?"),
+        (r#"{"a":{"leeway":"2h"}}"#, "settings.issuers.a.leeway: may not be more than `1h`"),
+        (r#"{"a":{"leeway":60}}"#, "settings.issuers.a.leeway: expected a string, found a number"),
+        (r#"{"a":{"maxLifetime":"0s"}}"#, "settings.issuers.a.maxLifetime: must be at least `1s`"),
+        (r#"{"a":{"algorithms":[]}}"#, "settings.issuers.a.algorithms: may not be empty"),
+        (r#"{"a":{"algorithms":["none"]}}"#, "settings.issuers.a.algorithms[0]: unknown value `none`"),
+        (r#"{"a":{"requiredClaims":[""]}}"#, "settings.issuers.a.requiredClaims[0]: may not be empty"),
+        (r#"{"a":{"presence":"REQUIRED"}}"#, "expected `optional`, `required`"),
+        (r#"{"a":{"mode":"report"}}"#, "expected `enforce`, `shadow`"),
+    ] {
+        let problems = with_issuers(&rule("a", ""), issuers).unwrap_err().join("\n");
+        assert!(problems.contains(message), "{issuers}: {problems}");
+    }
+    let usual = Environment { algorithms: Algorithms::USUAL, ..ENVIRONMENT };
+    let rest = r#","settings":{"issuers":{"a":{"algorithms":["PS256"]}}}"#;
+    let problems = Engine::load(configuration(&[&rule("a", "")], rest).as_bytes(), &usual).unwrap_err();
+    assert!(
+        problems[0].to_string().contains("settings.issuers.a: `PS256` needs the full build"),
+        "{problems:?}"
+    );
+}
