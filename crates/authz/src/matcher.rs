@@ -186,9 +186,13 @@ fn convert<T, U>(condition: &Condition<T>, each: impl Fn(&T) -> Vec<U>) -> Condi
 }
 
 /// A principal with the local trust domain or an alias of it, for each of them; any other as written. A trust domain that
-/// begins with `*` stays as it is beside those that it does not cover (`istio-api.md` 2.11).
+/// begins with `*` stays as it is beside those that it does not cover (`istio-api.md` 2.11). Only what has the five parts of
+/// `<trust domain>/ns/<namespace>/sa/<name>` names a trust domain: Istio leaves `td/ns/a/*` as written.
 fn expand(principal: &str, trust_domains: &[String]) -> Vec<String> {
-    let Some((domain, rest)) = principal.split_once('/') else { return vec![principal.to_owned()] };
+    let parts = principal.split('/').count();
+    let Some((domain, rest)) = principal.split_once('/').filter(|_| parts == 5) else {
+        return vec![principal.to_owned()];
+    };
     let of = |domain: &str| format!("{domain}/{rest}");
     if let Some(ending) = domain.strip_prefix('*').filter(|ending| !ending.is_empty()) {
         let (covered, others): (Vec<_>, Vec<_>) =
@@ -325,6 +329,9 @@ mod tests {
         assert_eq!(expand("*/ns/a/sa/b", &domains), ["*/ns/a/sa/b"]);
         assert_eq!(expand("*2/ns/a/sa/b", &domains), ["*2/ns/a/sa/b", "td1/ns/a/sa/b"]);
         assert_eq!(expand("*x/ns/a/sa/b", &domains), ["*x/ns/a/sa/b"]);
+        for written in ["cluster.local/ns/a/*", "td1/ns/a/sa/b/k/v", "td1/sa/b", "td1"] {
+            assert_eq!(expand(written, &domains), [written]);
+        }
     }
 
     #[test]
