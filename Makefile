@@ -10,7 +10,7 @@ BUILT_WASM := $(TARGET_DIR)/wasm32-wasip1/wasm
 NODE_TARGET := wasm32-unknown-unknown
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build wasm fmt lint deny test test-full test-unit test-node test-wasm test-envoy bench demo up down check clean
+.PHONY: help setup build wasm fmt lint deny test test-full test-unit test-node test-wasm test-envoy differential bench demo up down check clean
 
 help: ## this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,7 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 	cargo test $(EMULATED) --doc
 
 test-envoy: wasm ## the modules in the real Envoy
-	cargo test $(EMULATED) --test examples --test envoy --test end_to_end
+	cargo test $(EMULATED) --test examples --test envoy --test differential --test end_to_end
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo --test demo
 
@@ -73,7 +73,12 @@ test-full: test ## and what takes long: soaks, real-time waits, the Envoy versio
 	done
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo --test soak -- --ignored --nocapture
+	SAILCLOTH_DIFFERENTIAL=full cargo test $(EMULATED) --test differential
 	@$(MAKE) --no-print-directory bench BENCH=--quick
+
+differential: wasm ## ours beside Envoy's native filters on many inputs; writes docs/differential.md
+	SAILCLOTH_DIFFERENTIAL=full REQUIRE_ENVOY=1 cargo test $(EMULATED) --test differential -- --skip the_page
+	cargo test $(EMULATED) --test differential -- --exact --include-ignored write_the_page
 
 bench: wasm ## CPU per request of each filter beside Envoy's native counterpart (BENCH="--help": its options)
 	cargo build $(PROFILE_WASM) -p sailcloth-filter-empty

@@ -15,8 +15,10 @@
 
 pub mod build;
 pub mod case;
+pub mod certificates;
 pub mod conformance;
 pub mod corpus;
+pub mod differential;
 pub mod echo;
 pub mod emulator;
 pub mod envoy;

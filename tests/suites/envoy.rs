@@ -8,8 +8,8 @@
 )]
 
 use sailcloth_launch::envoy;
-use sailcloth_tests::envoy::{Certificates, Transport};
-use sailcloth_tests::{case::CaseFile, corpus, envoy as runner, subject};
+use sailcloth_tests::envoy::Transport;
+use sailcloth_tests::{case::CaseFile, certificates, corpus, envoy as runner, subject};
 
 #[test]
 fn the_corpus_holds_in_envoy() {
@@ -32,23 +32,5 @@ fn identities_hold_by_certificate() {
         .into_iter()
         .filter(|file| has_peer(file) && by_certificate(file))
         .collect();
-    runner::run(&binary, subject, &files, &Transport::MutualTls(certificates())).finish();
-}
-
-/// An authority and what it issues, made anew for each run.
-fn certificates() -> Certificates {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "test authority");
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let authority = issuer.pem();
-    let issue = move |identity: &str| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
-        params.distinguished_name.push(DnType::CommonName, "test workload");
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
-    };
-    Certificates { authority, issue: Box::new(issue) }
+    runner::run(&binary, subject, &files, &Transport::MutualTls(certificates::authority())).finish();
 }
