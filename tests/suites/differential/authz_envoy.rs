@@ -16,7 +16,7 @@ use sailcloth_tests::differential::authz::ask::Ask;
 use sailcloth_tests::differential::authz::generate::{Generator, Language};
 use sailcloth_tests::differential::authz::translate::{self, PeerForm};
 use sailcloth_tests::differential::authz::words::{IDENTITIES, Words};
-use sailcloth_tests::differential::authz::{plain, shown};
+use sailcloth_tests::differential::authz::{language, plain, shown};
 use sailcloth_tests::differential::client::{Runner, Way};
 use sailcloth_tests::differential::random::Random;
 use sailcloth_tests::differential::side::{Bench, Caller, DETAILS, Plan, Side, TO, always_ok, facts, wasm};
@@ -29,8 +29,7 @@ use serde_json::{Value, json};
 fn our_filter_decides_as_envoys_own() {
     let Some(binary) = envoy::find_or_skip() else { return };
     let mut tally = Tally::new("authorization: native rbac and ours");
-    let comparison =
-        Comparison { words: Words::loopback(), language: Language::full(), seed: seed(), tls: false };
+    let comparison = Comparison::new(seed(), false);
     // Envoy by Envoy: each listener costs memory.
     for batch in 0..scaled(1, 8) {
         tally.add(comparison.run(&binary, batch, scaled(36, 60), scaled(80, 250)));
@@ -42,8 +41,7 @@ fn our_filter_decides_as_envoys_own() {
 fn and_over_mutual_tls() {
     let Some(binary) = envoy::find_or_skip() else { return };
     let mut tally = Tally::new("authorization: native rbac and ours, over mutual TLS");
-    let comparison =
-        Comparison { words: Words::loopback(), language: Language::full(), seed: seed() ^ 1, tls: true };
+    let comparison = Comparison::new(seed() ^ 1, true);
     for batch in 0..scaled(1, 4) {
         tally.add(comparison.run(&binary, batch, scaled(16, 60), scaled(60, 250)));
     }
@@ -52,7 +50,8 @@ fn and_over_mutual_tls() {
 
 struct Comparison {
     words: Words,
-    language: Language,
+    /// What this version carries out, and all there is: turn about.
+    languages: [Language; 2],
     seed: u64,
     tls: bool,
 }
@@ -68,6 +67,10 @@ struct World {
 }
 
 impl Comparison {
+    fn new(seed: u64, tls: bool) -> Self {
+        Self { words: Words::loopback(), languages: [language().0, Language::full()], seed, tls }
+    }
+
     fn run(&self, binary: &Path, batch: usize, worlds: usize, asks: usize) -> Tally {
         let callers = if self.tls { callers() } else { Vec::new() };
         let made: Vec<World> =
@@ -98,7 +101,7 @@ impl Comparison {
 
     fn world(&self, number: usize, asks: usize, callers: &[Caller]) -> World {
         let random = Random::new(self.seed).nth(number);
-        let mut generator = Generator { words: &self.words, language: &self.language, random };
+        let mut generator = Generator { words: &self.words, language: &self.languages[number % 2], random };
         let source = if self.tls { "certificate" } else { "peerPrincipal" };
         let configuration = generator.configuration(&[("peerIdentity", source)]);
         let make = |_| {
