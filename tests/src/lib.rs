@@ -23,6 +23,7 @@ pub mod echo;
 pub mod emulator;
 pub mod envoy;
 pub mod facts;
+pub mod field_table;
 pub mod judge;
 pub mod keys;
 pub mod native;

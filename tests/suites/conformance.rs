@@ -13,6 +13,8 @@ mod builder;
 mod chain;
 #[path = "conformance/e2e.rs"]
 mod e2e;
+#[path = "conformance/fields.rs"]
+mod fields;
 #[path = "conformance/matching.rs"]
 mod matching;
 #[path = "conformance/selection.rs"]
