@@ -11,7 +11,11 @@
 //! object = *( length:u16le key value )  ; the payload of tag 7, and the top level of a token
 //! ```
 
+mod json;
+
 use crate::config::Node;
+
+pub use json::PayloadError;
 
 /// The version that this build writes and reads; any other is refused, and a refusal denies.
 const VERSION: u8 = 1;
@@ -74,7 +78,7 @@ impl Token {
     #[must_use]
     pub fn of_principal(issuer: &[u8], subject: &[u8]) -> Self {
         let mut out = vec![VERSION];
-        for (key, text) in [("iss", issuer), ("sub", subject)] {
+        for (key, text) in [(b"iss", issuer), (b"sub", subject)] {
             write_key(key, &mut out);
             write_value(TEXT, text, &mut out);
         }
@@ -127,6 +131,29 @@ impl Token {
         match self.claim(path)? {
             Claim::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// The token with the top-level texts whose key `is_list` names as lists of their words: `scope: "read write"` is
+    /// `["read", "write"]` to all policies.
+    #[must_use]
+    pub fn with_lists(&self, is_list: impl Fn(&[u8]) -> bool) -> Self {
+        let mut out = vec![VERSION];
+        let mut rest = self.claims();
+        loop {
+            let before = rest.0;
+            let Some((key, claim)) = rest.next() else { return Self(out) };
+            match claim {
+                Claim::Text(text) if is_list(key) => {
+                    write_key(key, &mut out);
+                    let mut words = Vec::with_capacity(text.len() * 2);
+                    for word in text.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
+                        write_value(TEXT, word, &mut words);
+                    }
+                    write_value(LIST, &words, &mut out);
+                }
+                _ => out.extend_from_slice(before.get(..before.len() - rest.0.len()).unwrap_or_default()),
+            }
         }
     }
 
@@ -203,14 +230,14 @@ fn read_value(bytes: &[u8]) -> Option<(Claim<'_>, &[u8])> {
 fn write_members(entries: &[(String, Node)], out: &mut Vec<u8>) {
     // A key past 64 KiB cannot be named by any policy; it is left out rather than cut into another key.
     for (key, node) in entries.iter().filter(|(key, _)| u16::try_from(key.len()).is_ok()) {
-        write_key(key, out);
+        write_key(key.as_bytes(), out);
         write_node(node, out);
     }
 }
 
-fn write_key(key: &str, out: &mut Vec<u8>) {
+fn write_key(key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
-    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(key);
 }
 
 fn write_node(node: &Node, out: &mut Vec<u8>) {

@@ -148,12 +148,13 @@ impl Algorithm {
     }
 
     /// The algorithm of a token's header.
-    pub(crate) fn of_header(name: &str) -> Result<Self, Refusal> {
+    pub(crate) fn of_header(name: &[u8]) -> Result<Self, Refusal> {
         // `None` and `nOnE` are refused under the same name as `none`: they are the same attack.
-        if name.eq_ignore_ascii_case("none") {
+        if name.eq_ignore_ascii_case(b"none") {
             return Err(Refusal::AlgNone);
         }
-        Self::named(name).ok_or(Refusal::AlgUnknown)
+        let known = Self::ALL.into_iter().find(|algorithm| algorithm.name.as_bytes() == name);
+        known.ok_or(Refusal::AlgUnknown)
     }
 }
 

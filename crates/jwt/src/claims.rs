@@ -2,28 +2,24 @@
 
 use std::time::Duration;
 
-use sailcloth_core::config::Node;
+use sailcloth_core::identity::{Claim, PayloadError, Token};
 
 use crate::Refusal;
-use crate::jws::{decode, object};
+use crate::jws::decode;
 
 /// How far two clocks may be apart, in seconds (Envoy's default, which Istio keeps).
 pub const CLOCK_SKEW: u64 = 60;
 
-/// The claims that this filter checks, and the rest as a tree.
+/// The claims of a token, and the dates among them.
 pub struct Claims {
-    /// `iss`.
-    pub issuer: Option<String>,
-    /// `aud`, one or several.
-    pub audiences: Vec<String>,
+    /// All of them.
+    pub token: Token,
     /// `iat` in seconds since the epoch.
     pub issued: Option<u64>,
     /// `nbf` in seconds since the epoch.
     pub not_before: Option<u64>,
     /// `exp` in seconds since the epoch.
     pub expires: Option<u64>,
-    /// The whole payload.
-    pub all: Node,
 }
 
 impl Claims {
@@ -33,18 +29,40 @@ impl Claims {
     /// What is wrong with it.
     pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
         let payload = decode(payload).ok_or(Refusal::PayloadNotBase64)?;
-        let all = object(&payload).ok_or(Refusal::PayloadNotJson)?;
-        if all.has_duplicate_keys() {
-            return Err(Refusal::PayloadDuplicateKey);
+        let token = Token::of_json(&payload).map_err(|error| match error {
+            PayloadError::NotObject => Refusal::PayloadNotJson,
+            PayloadError::DuplicateKey => Refusal::PayloadDuplicateKey,
+        })?;
+        let [iss, sub, iat, nbf, exp, jti, aud] =
+            found(&token, [b"iss", b"sub", b"iat", b"nbf", b"exp", b"jti", b"aud"]);
+        // In Envoy's order: of two defects the same one is named.
+        text(iss, Refusal::IssNotString)?;
+        text(sub, Refusal::SubNotString)?;
+        let issued = date(iat, Refusal::IatNotNumber, Refusal::IatOutOfRange)?;
+        let not_before = date(nbf, Refusal::NbfNotNumber, Refusal::NbfOutOfRange)?;
+        let expires = date(exp, Refusal::ExpNotNumber, Refusal::ExpOutOfRange)?;
+        text(jti, Refusal::JtiNotString)?;
+        check_audiences(aud)?;
+        Ok(Self { token, issued, not_before, expires })
+    }
+
+    /// `iss`.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&[u8]> {
+        self.token.text(&["iss"])
+    }
+
+    /// Whether one of `aud` is among these, in bare form.
+    pub(crate) fn has_audience(&self, among: &[String]) -> bool {
+        let is_among = |claim: Claim<'_>| match claim {
+            Claim::Text(audience) => among.iter().any(|one| one.as_bytes() == bare_audience(audience)),
+            _ => false,
+        };
+        match self.token.claim(&["aud"]) {
+            Some(Claim::List(mut audiences)) => audiences.any(is_among),
+            Some(audience) => is_among(audience),
+            None => false,
         }
-        let issuer = text(&all, "iss", Refusal::IssNotString)?;
-        text(&all, "sub", Refusal::SubNotString)?;
-        let issued = date(&all, "iat", Refusal::IatNotNumber, Refusal::IatOutOfRange)?;
-        let not_before = date(&all, "nbf", Refusal::NbfNotNumber, Refusal::NbfOutOfRange)?;
-        let expires = date(&all, "exp", Refusal::ExpNotNumber, Refusal::ExpOutOfRange)?;
-        text(&all, "jti", Refusal::JtiNotString)?;
-        let audiences = audiences(&all)?;
-        Ok(Self { issuer, audiences, issued, not_before, expires, all })
     }
 
     /// When the token is valid, if clocks may be `leeway` seconds apart; a date that is absent does not limit.
@@ -58,8 +76,11 @@ impl Claims {
 
     /// The claim at a path of dots; `null` is there.
     #[must_use]
-    pub fn at(&self, path: &str) -> Option<&Node> {
-        path.split('.').try_fold(&self.all, |node, key| node.field(key))
+    pub fn at(&self, path: &str) -> Option<Claim<'_>> {
+        path.split('.').try_fold(Claim::Object(self.token.claims()), |claim, key| match claim {
+            Claim::Object(members) => members.get(key),
+            _ => None,
+        })
     }
 }
 
@@ -84,22 +105,33 @@ impl Validity {
     }
 }
 
-/// The claim as text; absent is fine, `null` is not text.
-fn text(claims: &Node, name: &str, otherwise: Refusal) -> Result<Option<String>, Refusal> {
-    match claims.field(name) {
-        None => Ok(None),
-        Some(Node::Text(text)) => Ok(Some(text.clone())),
+/// The claims with these names, found in one pass.
+fn found<'t, const N: usize>(token: &'t Token, names: [&[u8; 3]; N]) -> [Option<Claim<'t>>; N] {
+    let mut found = [None; N];
+    for (key, claim) in token.claims() {
+        let place = names.iter().position(|name| name.as_slice() == key);
+        if let Some(place) = place.and_then(|place| found.get_mut(place)) {
+            *place = Some(claim);
+        }
+    }
+    found
+}
+
+/// The claim must be text; absent is fine, `null` is not text.
+fn text(claim: Option<Claim<'_>>, otherwise: Refusal) -> Result<(), Refusal> {
+    match claim {
+        None | Some(Claim::Text(_)) => Ok(()),
         Some(_) => Err(otherwise),
     }
 }
 
 /// A NumericDate. RFC 7519 2 allows fractions; like Envoy this drops them. Whatever is not a number is refused, since a
 /// date that is not understood would be a limit that is not kept.
-fn date(claims: &Node, name: &str, no_number: Refusal, range: Refusal) -> Result<Option<u64>, Refusal> {
-    match claims.field(name) {
+fn date(claim: Option<Claim<'_>>, no_number: Refusal, range: Refusal) -> Result<Option<u64>, Refusal> {
+    match claim {
         None => Ok(None),
-        Some(Node::Integer(seconds)) => u64::try_from(*seconds).map(Some).map_err(|_| range),
-        Some(Node::Float(seconds)) => whole(*seconds).map(Some).ok_or(range),
+        Some(Claim::Integer(seconds)) => u64::try_from(seconds).map(Some).map_err(|_| range),
+        Some(Claim::Double(seconds)) => whole(seconds).map(Some).ok_or(range),
         Some(_) => Err(no_number),
     }
 }
@@ -110,13 +142,11 @@ fn whole(seconds: f64) -> Option<u64> {
     (0.0..9_223_372_036_854_775_808.0).contains(&seconds).then_some(seconds as u64)
 }
 
-fn audiences(claims: &Node) -> Result<Vec<String>, Refusal> {
-    match claims.field("aud") {
-        None => Ok(Vec::new()),
-        Some(Node::Text(audience)) => Ok(vec![audience.clone()]),
-        Some(Node::List(items)) => {
-            items.iter().map(|item| item.text().map(str::to_owned).ok_or(Refusal::AudNotStrings)).collect()
-        }
+fn check_audiences(claim: Option<Claim<'_>>) -> Result<(), Refusal> {
+    let is_text = |claim| matches!(claim, Claim::Text(_));
+    match claim {
+        None | Some(Claim::Text(_)) => Ok(()),
+        Some(Claim::List(audiences)) if { audiences }.all(is_text) => Ok(()),
         Some(_) => Err(Refusal::AudNotStrings),
     }
 }
@@ -124,10 +154,10 @@ fn audiences(claims: &Node) -> Result<Vec<String>, Refusal> {
 /// An audience as it is compared: without `http://` or `https://` and without one trailing slash (Istio does so on both
 /// sides).
 #[must_use]
-pub fn bare_audience(audience: &str) -> &str {
-    let bare = audience.strip_prefix("https://").or_else(|| audience.strip_prefix("http://"));
+pub fn bare_audience(audience: &[u8]) -> &[u8] {
+    let bare = audience.strip_prefix(b"https://").or_else(|| audience.strip_prefix(b"http://"));
     let bare = bare.unwrap_or(audience);
-    bare.strip_suffix('/').unwrap_or(bare)
+    bare.strip_suffix(b"/").unwrap_or(bare)
 }
 
 impl std::fmt::Debug for Claims {
@@ -218,7 +248,7 @@ mod tests {
             ("", ""),
             ("/", ""),
         ] {
-            assert_eq!(bare_audience(audience), bare, "{audience}");
+            assert_eq!(bare_audience(audience.as_bytes()), bare.as_bytes(), "{audience}");
         }
     }
 }

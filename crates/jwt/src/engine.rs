@@ -35,7 +35,7 @@ pub struct Engine {
     /// In order of issuer, as Istio sorts them.
     pub(crate) rules: Vec<Rule>,
     /// Rules by issuer: a token is tried with these and with `any_issuer`, however many others there are.
-    pub(crate) by_issuer: BTreeMap<String, Vec<usize>>,
+    pub(crate) by_issuer: BTreeMap<Vec<u8>, Vec<usize>>,
     pub(crate) any_issuer: Vec<usize>,
     /// The first rule that a token must be there for.
     required: Option<usize>,
@@ -224,12 +224,12 @@ impl Engine {
     }
 }
 
-fn index(rules: &[Rule]) -> (BTreeMap<String, Vec<usize>>, Vec<usize>) {
-    let mut by_issuer: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+fn index(rules: &[Rule]) -> (BTreeMap<Vec<u8>, Vec<usize>>, Vec<usize>) {
+    let mut by_issuer: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
     let mut any_issuer = Vec::new();
     for (number, rule) in rules.iter().enumerate() {
         match &rule.issuer {
-            Some(issuer) => by_issuer.entry(issuer.clone()).or_default().push(number),
+            Some(issuer) => by_issuer.entry(issuer.as_bytes().to_vec()).or_default().push(number),
             None => any_issuer.push(number),
         }
     }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sailcloth_core::config::Node;
+use sailcloth_core::identity::{Claim, PayloadError, Token};
 
 use crate::{Algorithm, Refusal};
 
@@ -11,7 +11,7 @@ pub struct Jws<'t> {
     /// `alg`.
     pub algorithm: Algorithm,
     /// `kid`.
-    pub key_id: Option<String>,
+    pub key_id: Option<Vec<u8>>,
     /// What is signed: header and payload as they came, with the dot between them.
     pub signed: &'t [u8],
     /// The payload as it came.
@@ -26,60 +26,49 @@ impl<'t> Jws<'t> {
     /// # Errors
     /// What is wrong with its form or its header.
     pub fn parse(token: &'t [u8]) -> Result<Self, Refusal> {
-        let [header, raw_payload, signature] = parts(token)?;
+        let (header, raw_payload, signature, signed) = parts(token).ok_or(Refusal::NotCompact)?;
         let header = decode(header).ok_or(Refusal::HeaderNotBase64)?;
-        let header = object(&header).ok_or(Refusal::HeaderNotJson)?;
-        if header.has_duplicate_keys() {
-            return Err(Refusal::HeaderDuplicateKey);
-        }
-        let algorithm = match header.field("alg") {
-            Some(Node::Text(name)) => Algorithm::of_header(name)?,
+        let header = Token::of_json(&header).map_err(|error| match error {
+            PayloadError::NotObject => Refusal::HeaderNotJson,
+            PayloadError::DuplicateKey => Refusal::HeaderDuplicateKey,
+        })?;
+        let algorithm = match header.claim(&["alg"]) {
+            Some(Claim::Text(name)) => Algorithm::of_header(name)?,
             _ => return Err(Refusal::AlgMissing),
         };
         // Only after `alg: none`, which comes with an empty signature and has a reason of its own.
         if signature.is_empty() {
             return Err(Refusal::NotCompact);
         }
-        let key_id = match header.field("kid") {
+        let key_id = match header.claim(&["kid"]) {
             None => None,
-            Some(Node::Text(kid)) => Some(kid.clone()),
+            Some(Claim::Text(kid)) => Some(kid.to_vec()),
             Some(_) => return Err(Refusal::KidNotString),
         };
         // "If any of the listed extension Header Parameters are not understood and supported by the recipient, then the
         // JWS is invalid" (RFC 7515 4.1.11); an empty or malformed list is invalid too.
-        if header.field("crit").is_some() {
+        if header.claim(&["crit"]).is_some() {
             return Err(Refusal::Crit);
         }
         let signature = decode(signature).ok_or(Refusal::SignatureNotBase64)?;
-        let signed = token.get(..token.len() - encoded_length(token)).ok_or(Refusal::NotCompact)?;
         Ok(Self { algorithm, key_id, signed, raw_payload, signature })
     }
 }
 
-/// The length of the last part with its dot.
-fn encoded_length(token: &[u8]) -> usize {
-    token.iter().rev().take_while(|byte| **byte != b'.').count() + 1
-}
-
-/// The three parts; only the last one may be empty.
-fn parts(token: &[u8]) -> Result<[&[u8]; 3], Refusal> {
-    let mut parts = token.split(|byte| *byte == b'.');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(header), Some(payload), Some(signature), None) if !header.is_empty() && !payload.is_empty() => {
-            Ok([header, payload, signature])
-        }
-        _ => Err(Refusal::NotCompact),
-    }
+/// Header, payload, signature, and what is signed: the first two with the dot between them. Only the signature may be
+/// empty.
+fn parts(token: &[u8]) -> Option<(&[u8], &[u8], &[u8], &[u8])> {
+    let first = token.iter().position(|byte| *byte == b'.')?;
+    let (header, rest) = (token.get(..first)?, token.get(first + 1..)?);
+    let second = rest.iter().position(|byte| *byte == b'.')?;
+    let (payload, signature) = (rest.get(..second)?, rest.get(second + 1..)?);
+    let whole = !header.is_empty() && !payload.is_empty() && !signature.contains(&b'.');
+    whole.then_some((header, payload, signature, token.get(..first + 1 + second)?))
 }
 
 /// base64url without padding (RFC 7515 2), and without stray bits in its last letter: one text per value.
 pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
-}
-
-/// The text as a JSON object, duplicate keys kept.
-pub(crate) fn object(text: &[u8]) -> Option<Node> {
-    Node::from_json(text).ok().filter(|node| matches!(node, Node::Map(_)))
 }
 
 impl std::fmt::Debug for Jws<'_> {
@@ -106,7 +95,7 @@ mod tests {
     fn a_token_comes_apart_into_its_parts() {
         let token = token(r#"{"alg":"ES256","kid":"k","typ":"JWT"}"#);
         let jws = Jws::parse(&token).unwrap();
-        assert_eq!((jws.algorithm.name, jws.key_id.as_deref()), ("ES256", Some("k")));
+        assert_eq!((jws.algorithm.name, jws.key_id.as_deref()), ("ES256", Some(b"k".as_slice())));
         assert_eq!(jws.raw_payload, b"e30");
         assert_eq!(jws.signature, [0, 0, 0]);
         assert!(jws.signed.ends_with(b".e30") && token.starts_with(jws.signed));

@@ -133,9 +133,9 @@ impl KeySet {
 }
 
 impl Key {
-    fn has_id(&self, wanted: Option<&str>) -> bool {
+    fn has_id(&self, wanted: Option<&[u8]>) -> bool {
         match (&self.id, wanted) {
-            (Some(id), Some(wanted)) => id == wanted,
+            (Some(id), Some(wanted)) => id.as_bytes() == wanted,
             _ => true,
         }
     }

@@ -19,6 +19,7 @@
 
 mod algorithm;
 mod cache;
+mod claim_header;
 mod claims;
 mod der;
 mod engine;

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use sailcloth_core::config::{Node, Problems, Value};
-use sailcloth_core::identity::Token;
+use sailcloth_core::identity::Claim;
 use sailcloth_resources::request_authentication::{ClaimHeader, JwtRule, KeySource, Presence};
 
+use crate::claim_header::header_value;
 use crate::claims::bare_audience;
 use crate::places::{Place, PlaceId, Places};
 use crate::verification::Verified;
@@ -73,7 +72,7 @@ impl Rule {
             policy,
             index: u32::try_from(index).unwrap_or(u32::MAX),
             issuer: rule.issuer.clone(),
-            audiences: rule.audiences.iter().map(|audience| bare_audience(audience).to_owned()).collect(),
+            audiences: rule.audiences.iter().map(|audience| bare(audience)).collect(),
             keys,
             places: Place::of(rule).into_iter().map(|place| places.number(place)).collect(),
             forward: rule.forward_original_token,
@@ -98,12 +97,12 @@ impl Rule {
         now: Duration,
         verifier: &impl Verifier,
     ) -> Result<(), Refusal> {
-        if self.issuer.is_some() && self.issuer != token.claims.issuer {
+        if self.issuer.as_ref().is_some_and(|issuer| token.claims.issuer() != Some(issuer.as_bytes())) {
             return Err(Refusal::UnknownIssuer);
         }
         self.check_settings(token)?;
         token.claims.validity(self.settings.leeway).check(now)?;
-        self.check_audience(&token.claims.audiences)?;
+        self.check_audience(&token.claims)?;
         self.keys.verify(&token.jws, verifier)
     }
 
@@ -111,7 +110,7 @@ impl Rule {
         if self.settings.algorithms.is_some_and(|allowed| !allowed.contains(token.jws.algorithm)) {
             return Err(Refusal::AlgNotAllowed);
         }
-        let missing = |claim: &String| token.claims.at(claim).is_none_or(|claim| *claim == Node::Null);
+        let missing = |claim: &String| matches!(token.claims.at(claim), None | Some(Claim::Null));
         if self.settings.required_claims.iter().any(missing) {
             return Err(Refusal::ClaimMissing);
         }
@@ -124,9 +123,8 @@ impl Rule {
     }
 
     /// "At least one must be in `aud`": a token without `aud` is refused by a rule with audiences.
-    fn check_audience(&self, audiences: &[String]) -> Result<(), Refusal> {
-        let allowed = |audience: &String| self.audiences.iter().any(|one| one == bare_audience(audience));
-        if self.audiences.is_empty() || audiences.iter().any(allowed) {
+    fn check_audience(&self, claims: &Claims) -> Result<(), Refusal> {
+        if self.audiences.is_empty() || claims.has_audience(&self.audiences) {
             Ok(())
         } else {
             Err(Refusal::WrongAudience)
@@ -135,7 +133,8 @@ impl Rule {
 
     /// What a verified token hands on.
     pub(crate) fn identity(&self, number: usize, place: PlaceId, token: &Parsed<'_>) -> Verified {
-        let identity = Token::of_claims(&self.with_lists(&token.claims.all));
+        let is_list = |key: &[u8]| self.space_delimited.iter().any(|name| name.as_bytes() == key);
+        let identity = token.claims.token.with_lists(is_list);
         Verified {
             rule: number,
             place,
@@ -146,23 +145,10 @@ impl Rule {
         }
     }
 
-    /// The claims, with space-delimited ones as lists: `scope: "read write"` is `["read", "write"]` to all policies.
-    fn with_lists(&self, claims: &Node) -> Node {
-        let Node::Map(entries) = claims else { return claims.clone() };
-        let as_list = |(key, node): &(String, Node)| match node {
-            Node::Text(text) if self.space_delimited.contains(key) => {
-                let words = text.split(' ').filter(|word| !word.is_empty());
-                (key.clone(), Node::List(words.map(|word| Node::Text(word.to_owned())).collect()))
-            }
-            _ => (key.clone(), node.clone()),
-        };
-        Node::Map(entries.iter().map(as_list).collect())
-    }
-
     fn outputs(&self, token: &Parsed<'_>) -> Vec<(String, Vec<u8>)> {
         let claims = self.claim_headers.iter().filter_map(|output| {
-            let value = header_text(token.claims.at(&output.claim)?)?;
-            Some((output.header.clone(), value.into_bytes()))
+            let value = header_value(token.claims.at(&output.claim)?)?;
+            Some((output.header.clone(), value))
         });
         let payload = self.payload_header.iter();
         claims.chain(payload.map(|header| (header.clone(), token.jws.raw_payload.to_vec()))).collect()
@@ -190,99 +176,7 @@ fn compile_keys(rule: &JwtRule, environment: &Environment, problems: &Problems) 
     }
 }
 
-/// A claim as the value of a header: text as it is, numbers and booleans in text, lists and objects as base64 of their
-/// JSON (Envoy's form). `None` for null, and for text that is no header value: a line end in a claim must not become a
-/// line end in a header.
-fn header_text(claim: &Node) -> Option<String> {
-    let text = match claim {
-        Node::Null => return None,
-        Node::Text(text) => text.clone(),
-        Node::List(_) | Node::Map(_) => STANDARD.encode(json(claim)),
-        Node::Bool(_) | Node::Integer(_) | Node::Float(_) => json(claim),
-    };
-    (!text.chars().any(char::is_control)).then_some(text)
-}
-
-fn json(node: &Node) -> String {
-    let mut out = String::new();
-    write_json(node, &mut out);
-    out
-}
-
-fn write_json(node: &Node, out: &mut String) {
-    match node {
-        Node::Null => out.push_str("null"),
-        Node::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Node::Integer(number) => out.push_str(&number.to_string()),
-        Node::Float(number) => out.push_str(&number.to_string()),
-        Node::Text(text) => write_text(text, out),
-        Node::List(items) => {
-            out.push('[');
-            write_separated(items, out, write_json);
-            out.push(']');
-        }
-        Node::Map(entries) => {
-            out.push('{');
-            write_separated(entries, out, |(key, value), out| {
-                write_text(key, out);
-                out.push(':');
-                write_json(value, out);
-            });
-            out.push('}');
-        }
-    }
-}
-
-fn write_separated<T>(items: &[T], out: &mut String, write: impl Fn(&T, &mut String)) {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        write(item, out);
-    }
-}
-
-fn write_text(text: &str, out: &mut String) {
-    out.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => out.extend(['\\', letter]),
-            letter if letter.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
-            letter => out.push(letter),
-        }
-    }
-    out.push('"');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    #[cfg(target_family = "wasm")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn text(json: &str, path: &str) -> Option<String> {
-        let claims = Claims::parse(URL_SAFE_NO_PAD.encode(json).as_bytes()).unwrap();
-        claims.at(path).and_then(header_text)
-    }
-
-    #[test]
-    fn claims_become_header_values() {
-        const CLAIMS: &str =
-            r#"{"s":"a b","n":{"i":7,"f":1.5,"t":true,"z":null},"l":["x",{"k":"\"\n"}],"bad":"a\r\nx: y"}"#;
-        for (path, value) in [
-            ("s", Some("a b")),
-            ("n.i", Some("7")),
-            ("n.f", Some("1.5")),
-            ("n.t", Some("true")),
-            ("n.z", None),
-            ("n.none", None),
-            ("s.deeper", None),
-            ("bad", None),
-        ] {
-            assert_eq!(text(CLAIMS, path).as_deref(), value, "{path}");
-        }
-        let list = STANDARD.decode(text(CLAIMS, "l").unwrap()).unwrap();
-        assert_eq!(String::from_utf8(list).unwrap(), r#"["x",{"k":"\"\u000a"}]"#);
-    }
+/// An audience of the configuration in bare form; what is taken off are whole letters, so that text stays text.
+fn bare(audience: &str) -> String {
+    String::from_utf8_lossy(bare_audience(audience.as_bytes())).into_owned()
 }

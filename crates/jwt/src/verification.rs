@@ -44,7 +44,7 @@ impl Engine {
     ) -> Result<Token, Refusal> {
         let parsed = self.parse(token)?;
         let mut refusal = Refusal::UnknownIssuer;
-        for number in self.rules_for(parsed.claims.issuer.as_deref()) {
+        for number in self.rules_for(parsed.claims.issuer()) {
             let Some(rule) = self.rules.get(number) else { continue };
             match rule.verify(&parsed, now, verifier) {
                 Ok(()) => {
@@ -126,14 +126,14 @@ impl Engine {
     fn candidates(&self, parsed: &[Result<Parsed<'_>, Refusal>]) -> BTreeSet<usize> {
         let mut numbers = BTreeSet::new();
         for token in parsed.iter().flatten() {
-            for number in self.rules_for(token.claims.issuer.as_deref()) {
+            for number in self.rules_for(token.claims.issuer()) {
                 numbers.insert(number);
             }
         }
         numbers
     }
 
-    fn rules_for(&self, issuer: Option<&str>) -> impl Iterator<Item = usize> {
+    fn rules_for(&self, issuer: Option<&[u8]>) -> impl Iterator<Item = usize> {
         let named = issuer.and_then(|issuer| self.by_issuer.get(issuer));
         self.any_issuer.iter().chain(named.into_iter().flatten()).copied()
     }

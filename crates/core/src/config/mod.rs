@@ -25,6 +25,7 @@ mod problem;
 mod protobuf_struct;
 mod value;
 
+pub(crate) use node::repeats;
 pub use node::{MalformedText, Node};
 pub use path::Path;
 pub use problem::{Problem, Problems, Severity};

@@ -134,13 +134,23 @@ impl Node {
         match self {
             Self::List(items) => items.iter().any(Self::has_duplicate_keys),
             Self::Map(entries) => {
-                // A set, not a search per key: strangers choose the keys of a token, and their number.
-                let mut seen = BTreeSet::new();
-                entries.iter().any(|(key, node)| !seen.insert(key.as_str()) || node.has_duplicate_keys())
+                repeats(&mut entries.iter().map(|(key, _)| key.as_bytes()))
+                    || entries.iter().any(|(_, node)| node.has_duplicate_keys())
             }
             _ => false,
         }
     }
+}
+
+/// Whether a key comes twice. A set, not a search per key: strangers choose the keys of a token, and their number.
+pub(crate) fn repeats(keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
+    let mut seen = BTreeSet::new();
+    for key in keys {
+        if !seen.insert(key) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The bits, since formatting a double brings 20 kB of code into every module.
