@@ -26,7 +26,7 @@ impl<'t> Jws<'t> {
     /// # Errors
     /// What is wrong with its form or its header.
     pub fn parse(token: &'t [u8]) -> Result<Self, Refusal> {
-        let (header, raw_payload, signature, signed) = parts(token).ok_or(Refusal::NotCompact)?;
+        let [header, raw_payload, signature, signed] = parts(token).ok_or(Refusal::NotCompact)?;
         let header = decode(header).ok_or(Refusal::HeaderNotBase64)?;
         let header = Token::of_json(&header).map_err(|error| match error {
             PayloadError::NotObject => Refusal::HeaderNotJson,
@@ -57,13 +57,13 @@ impl<'t> Jws<'t> {
 
 /// Header, payload, signature, and what is signed: the first two with the dot between them. Only the signature may be
 /// empty.
-fn parts(token: &[u8]) -> Option<(&[u8], &[u8], &[u8], &[u8])> {
+fn parts(token: &[u8]) -> Option<[&[u8]; 4]> {
     let first = token.iter().position(|byte| *byte == b'.')?;
     let (header, rest) = (token.get(..first)?, token.get(first + 1..)?);
     let second = rest.iter().position(|byte| *byte == b'.')?;
     let (payload, signature) = (rest.get(..second)?, rest.get(second + 1..)?);
     let whole = !header.is_empty() && !payload.is_empty() && !signature.contains(&b'.');
-    whole.then_some((header, payload, signature, token.get(..first + 1 + second)?))
+    whole.then_some([header, payload, signature, token.get(..first + 1 + second)?])
 }
 
 /// base64url without padding (RFC 7515 2), and without stray bits in its last letter: one text per value.
