@@ -11,6 +11,8 @@
 mod authz_envoy;
 #[path = "differential/authz_plain.rs"]
 mod authz_plain;
+#[path = "differential/authz_published.rs"]
+mod authz_published;
 
 use sailcloth_launch::envoy;
 use sailcloth_tests::differential::{deviations, page};

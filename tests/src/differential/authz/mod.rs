@@ -5,6 +5,7 @@ pub mod generate;
 pub mod plain;
 pub mod translate;
 pub mod words;
+pub mod world;
 
 use std::net::SocketAddr;
 
