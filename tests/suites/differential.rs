@@ -13,6 +13,8 @@ mod authz_envoy;
 mod authz_plain;
 #[path = "differential/authz_published.rs"]
 mod authz_published;
+#[path = "differential/routing.rs"]
+mod routing;
 
 use sailcloth_launch::envoy;
 use sailcloth_tests::differential::{deviations, page};

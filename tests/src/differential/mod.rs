@@ -8,6 +8,7 @@ pub mod client;
 pub mod deviations;
 pub mod page;
 pub mod random;
+pub mod routing;
 pub mod shrink;
 pub mod side;
 pub mod tally;

@@ -1,5 +1,6 @@
 //! `docs/differential.md`, written from what a full run counted.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -26,23 +27,28 @@ pub(super) fn keep(tally: &Tally) {
     fs::write(rows().join(slug), tally.row()).expect("the target directory can be written");
 }
 
-/// Writes the page from the rows of the last full run.
+/// Writes the page: the rows of the last full run, and where it had none, those that the page has.
 ///
 /// # Panics
-/// When there are none.
+/// When files cannot be read or written.
 pub fn write(envoy: &str) {
-    let kept = fs::read_dir(rows()).expect("a full run has left its rows").flatten();
-    let mut all: Vec<String> =
-        kept.map(|file| fs::read_to_string(file.path()).expect("a row is text")).collect();
-    all.sort();
+    let old = fs::read_to_string(path()).unwrap_or_default();
+    let is_row = |line: &&str| line.starts_with("| ") && line.matches(" | ").count() == 4;
+    let name = |row: &str| row.split(" | ").next().unwrap_or_default().to_owned();
+    let mut all: BTreeMap<String, String> =
+        old.lines().filter(is_row).skip(1).map(|row| (name(row), format!("{row}\n"))).collect();
+    for file in fs::read_dir(rows()).into_iter().flatten().flatten() {
+        let row = fs::read_to_string(file.path()).expect("a row is text");
+        all.insert(name(&row), row);
+    }
     let text = format!(
         "{}\n{}\n{}",
         HEAD.replace("{envoy}", envoy).replace("{seed}", &seed().to_string()),
-        all.concat(),
+        all.into_values().collect::<String>(),
         deviations_text(deviations::ALL)
     );
     fs::write(path(), text).expect("docs can be written");
-    fs::remove_dir_all(rows()).expect("the rows can be removed");
+    drop(fs::remove_dir_all(rows()));
 }
 
 /// The part of the page about deviations; a test holds the page to it.
@@ -71,6 +77,10 @@ failure can be run again (`SAILCLOTH_SEED`). `make test` runs the same compariso
   that each condition decides now and then. Native is Envoy's `rbac` with Istio's translation of the policy. A third voice
   is an evaluator written from the semantics page alone, which shares nothing with the engine. Compared are the decision, the
   status (for gRPC the gRPC status), whether a rule denied or none allowed, and that the rule named is one that matches.
+- **Routing**: VirtualServices are generated over all kinds of matches and, as far as this version carries them out, actions; requests
+  are aimed at their matches and spoiled. Native is Envoy's router with Istio's translation of the documents. Compared are the
+  rule (by its cluster), the status, every header at the upstream (so rewrites, timeouts and header operations too), every
+  response header and the body. Which of several weighted destinations is chance, so their shares are compared.
 
 | Comparison | Compared | Different | Agreed on | Named deviations |
 |---|---|---|---|---|";

@@ -22,15 +22,17 @@ pub struct Side {
     pub routes: Value,
     /// Settings of the connection manager that differ from [`Side::new`]'s.
     pub manager: Value,
-    /// Whether clients come with certificates instead of the PROXY protocol.
+    /// Whether clients come with certificates.
     pub tls: bool,
+    /// Whether plaintext connections begin with the PROXY protocol.
+    pub proxied: bool,
 }
 
 impl Side {
     /// A plaintext listener behind the PROXY protocol, with paths normalized as in Istio.
     #[must_use]
     pub fn new(filters: Vec<Value>, routes: Value) -> Self {
-        Self { filters, routes, manager: json!({}), tls: false }
+        Self { filters, routes, manager: json!({}), tls: false, proxied: true }
     }
 }
 
@@ -122,7 +124,7 @@ impl Plan<'_> {
                 // As in Istio's listeners; without it no filter learns the server name.
                 listener["listener_filters"] = json!([{"name": "tls_inspector", "typed_config": {"@type":
                     "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
-            } else {
+            } else if side.proxied {
                 listener["listener_filters"] = json!([{"name": "proxy_protocol", "typed_config": {"@type":
                     "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"}}]);
             }

@@ -1,0 +1,119 @@
+//! Generated VirtualServices in a real Envoy: its own router, fed with Istio's translation, beside our filter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sailcloth_launch::envoy;
+use sailcloth_launch::http::Request;
+use sailcloth_tests::differential::client::{Runner, Way};
+use sailcloth_tests::differential::random::Random;
+use sailcloth_tests::differential::routing::generate::{Generator, cluster, subset};
+use sailcloth_tests::differential::routing::{World, chosen, features, with_bench};
+use sailcloth_tests::differential::{Tally, scaled, seed};
+use sailcloth_tests::yaml;
+
+#[test]
+fn our_filter_routes_as_envoys_own_router() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let mut tally = Tally::new("routing: the native router and ours");
+    let (features, refused) = features();
+    refused.into_iter().for_each(|what| tally.skip(format!("not in the language yet: {what}")));
+    for batch in 0..scaled(1, 8) {
+        tally.add(run(&binary, &features, batch));
+    }
+    tally.finish(scaled(2_500, 100_000));
+}
+
+fn run(binary: &Path, features: &[&'static str], batch: usize) -> Tally {
+    let (mut worlds, mut skipped) = (Vec::new(), Tally::default());
+    for number in 0..scaled(40, 60) {
+        let random = Random::new(seed()).nth(batch * 1_000 + number);
+        let mut generator = Generator { features, random };
+        let documents = generator.documents();
+        let calls = (0..scaled(80, 250)).map(|_| generator.call(&documents)).collect();
+        let mut world = World::new(documents);
+        (world.calls, world.normalizes) = (calls, number % 4 != 3);
+        match world.check() {
+            Ok(()) => worlds.push(world),
+            Err(reason) => skipped.skip(reason),
+        }
+    }
+    let mut tally = World::run(binary, &worlds);
+    tally.add(skipped);
+    tally
+}
+
+/// The deviation [`deviations::JOINED_HEADERS`]: when this fails, the entry goes.
+#[test]
+fn repeated_headers_are_joined_only_by_ours() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let document = yaml::parse(
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: production}, spec: {hosts: [a.test], \
+         http: [{match: [{headers: {x: {exact: one}}}], \
+         route: [{destination: {host: api.production.svc.cluster.local, subset: d0-r0-0}}]}]}}",
+    );
+    with_bench(&binary, &[World::new(vec![document.unwrap()])], |bench| {
+        let status = |port: u16, values: &[&str]| {
+            let request = Request::get("/").header("host", "a.test");
+            let request = values.iter().fold(request, |request, value| request.header("x", value));
+            Runner::default().send(Way::Direct { port }, &request).status
+        };
+        let [native, ours] = [bench.ports[0], bench.ports[1]];
+        assert_eq!([status(native, &["one"]), status(ours, &["one"])], [200, 200]);
+        assert_eq!([status(native, &["one", "two"]), status(ours, &["one", "two"])], [200, 404]);
+        assert_eq!([status(native, &["one,two"]), status(ours, &["one,two"])], [404, 404]);
+    });
+}
+
+/// Which of several destinations is chance, so it is counted: each side within five standard deviations of the weights.
+#[test]
+fn both_split_by_the_weights() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let mut tally = Tally::new("routing: shares of weighted destinations, native and ours");
+    let all: [&[u32]; 4] = [&[90, 10], &[1, 99], &[50, 0, 150], &[1, 1, 1]];
+    let worlds: Vec<World> = all.iter().map(|weights| World::new(vec![weighted(weights)])).collect();
+    let requests = scaled(800, 10_000);
+    with_bench(&binary, &worlds, |bench| {
+        for (number, weights) in all.iter().enumerate() {
+            for (side, name) in ["native", "ours"].iter().enumerate() {
+                let (mut runner, mut counts) = (Runner::default(), BTreeMap::new());
+                let way = Way::Direct { port: bench.ports[2 * number + side] };
+                let request = Request::get("/").header("host", "shop.example.com");
+                for _ in 0..requests {
+                    let cluster = chosen(&runner.send(way, &request)).expect("a cluster");
+                    *counts.entry(cluster).or_insert(0_u32) += 1;
+                }
+                let sum: u32 = weights.iter().sum();
+                for (arm, weight) in weights.iter().enumerate() {
+                    let seen = f64::from(counts.remove(&cluster(&subset(0, 0, arm))).unwrap_or_default());
+                    let share = f64::from(*weight) / f64::from(sum);
+                    let n = f64::from(u32::try_from(requests).unwrap());
+                    let bound = 5.0 * (n * share * (1.0 - share)).sqrt();
+                    if (seen - n * share).abs() <= bound {
+                        tally.agreed(format!("{name} within the weights"));
+                    } else {
+                        tally.differed(|| format!("{name}: {seen} of {n} at weight {weight} of {weights:?}"));
+                    }
+                }
+                assert!(counts.is_empty(), "{name} chose {counts:?}");
+            }
+        }
+    });
+    tally.finish(20);
+}
+
+fn weighted(weights: &[u32]) -> sailcloth_core::config::Node {
+    let arm = |(arm, weight): (usize, &u32)| {
+        let subset = subset(0, 0, arm);
+        format!(
+            "{{destination: {{host: api.production.svc.cluster.local, subset: {subset}}}, weight: {weight}}}"
+        )
+    };
+    let route: Vec<String> = weights.iter().enumerate().map(arm).collect();
+    yaml::parse(&format!(
+        "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: w, namespace: production}}, \
+         spec: {{hosts: [shop.example.com], http: [{{route: [{}]}}]}}}}",
+        route.join(", ")
+    ))
+    .unwrap()
+}
