@@ -11,6 +11,8 @@
 mod faults;
 #[path = "host/lifecycle.rs"]
 mod lifecycle;
+#[path = "host/many_routes.rs"]
+mod many_routes;
 #[path = "host/probe.rs"]
 mod probe;
 #[path = "host/ticks.rs"]

@@ -48,8 +48,13 @@ pub(crate) fn plain_route() -> Value {
     json!([{"match": {"prefix": "/"}, "route": {"cluster": V1, "timeout": "30s"}}])
 }
 
+/// One virtual host with these routes.
+pub(crate) fn any_host(routes: Value) -> Value {
+    json!([{"name": "any", "domains": ["*"], "routes": routes}])
+}
+
 /// The complete configuration: `filters` before the router.
-pub(crate) fn bootstrap(ports: EnvoyPorts, filters: &[Value], routes: &Value) -> Value {
+pub(crate) fn bootstrap(ports: EnvoyPorts, filters: &[Value], virtual_hosts: &Value) -> Value {
     let router = filter(
         "envoy.filters.http.router",
         json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}),
@@ -62,7 +67,7 @@ pub(crate) fn bootstrap(ports: EnvoyPorts, filters: &[Value], routes: &Value) ->
         "merge_slashes": false,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "http_filters": filters,
-        "route_config": {"name": "bench", "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]},
+        "route_config": {"name": "bench", "virtual_hosts": virtual_hosts},
     });
     let chain = json!({"filters": [filter("envoy.filters.network.http_connection_manager", manager)]});
     json!({

@@ -7,6 +7,7 @@ mod measure;
 mod policy;
 mod report;
 mod request;
+mod routes;
 mod startup;
 mod stats;
 mod system;
@@ -116,7 +117,8 @@ fn run(cli: &Cli) -> Result<()> {
     let empty = target.join("wasm32-wasip1/wasm/empty.wasm");
     let tokens = Tokens::generate()?;
     let extra: Vec<ExtraModule> = cli.module.iter().map(|argument| argument.0.clone()).collect();
-    let catalog = Catalog { modules: &modules, empty: &empty, jwks: &tokens.jwks };
+    let catalog =
+        Catalog { modules: &modules, empty: &empty, jwks: &tokens.jwks, route_counts: &routes::COUNTS };
     let all = catalog.with_extra(&extra).map_err(|name| Error::Missing {
         what: format!("there is no variant `{name}`"),
         fix: "name one of the tables' first column".to_owned(),

@@ -159,7 +159,11 @@ pub(crate) fn routing() -> Value {
             {"route": [to("v1", 100)], "timeout": "30s", "retries": retries},
         ],
     });
-    let resources = json!([resource("networking.istio.io/v1", "VirtualService", spec)]);
+    routing_configuration(json!([resource("networking.istio.io/v1", "VirtualService", spec)]))
+}
+
+/// Of the routing filter.
+pub(crate) fn routing_configuration(resources: Value) -> Value {
     configuration(resources, json!({"clusters": [V1, V2]}))
 }
 
@@ -196,7 +200,7 @@ pub(crate) fn route_of_the_filter() -> Value {
     }])
 }
 
-fn previous_hosts() -> Value {
+pub(crate) fn previous_hosts() -> Value {
     json!({
         "name": "envoy.retry_host_predicates.previous_hosts",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},

@@ -112,7 +112,9 @@ impl Report {
             | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for (variant, ours) in self.variants.iter().zip(&self.samples) {
-            let Some(native) = variant.native.and_then(|native| self.samples(native)) else { continue };
+            let Some(native) = variant.native.as_deref().and_then(|native| self.samples(native)) else {
+                continue;
+            };
             let Some(base) = self.samples(variant.base()) else { continue };
             let (ours_adds, native_adds) = (Figure::difference(ours, base), Figure::difference(native, base));
             let _ = writeln!(
@@ -196,6 +198,9 @@ impl Report {
             ("V8 and the first VM (empty filter)", "empty", BASE, 1.0),
             ("each further VM of the same module, one worker", "empty-x5-five-vms", "empty-x5-one-vm", 4.0),
             ("V8 and the five filters", "chain-cached", UPSTREAM_BASE, 1.0),
+            ("10,000 routes more than 10, one worker: routing", "routes-10000", "routes-10", 1.0),
+            ("the same: native route list", "native-list-10000", "native-list-10", 1.0),
+            ("the same: native matcher tree", "native-tree-10000", "native-tree-10", 1.0),
         ];
         for (what, more, less, count) in rows {
             let (Some(more), Some(less)) = (self.samples(more), self.samples(less)) else { continue };
@@ -248,7 +253,7 @@ impl Report {
             "cpu_us": samples.cpu,
             "base": against(variant.base()),
             "empty": against(variant.empty()),
-            "native": variant.native.and_then(against),
+            "native": variant.native.as_deref().and_then(against),
             "rss_mib": resident,
             "private_dirty_mib": dirty,
             "starts_ms": starts.iter().map(|start| json!({"wall": start.wall, "cpu": start.cpu})).collect::<Vec<_>>(),
@@ -279,7 +284,8 @@ mod tests {
     use crate::variant::{Catalog, select};
 
     fn report() -> Report {
-        let catalog = Catalog { modules: Path::new("dist"), empty: Path::new("e.wasm"), jwks: "{}" };
+        let (modules, empty) = (Path::new("dist"), Path::new("e.wasm"));
+        let catalog = Catalog { modules, empty, jwks: "{}", route_counts: &[] };
         let variants = select(catalog.variants(), &["authz".to_owned()]);
         let samples = variants.iter().map(|variant| {
             let cpu = match variant.name.as_str() {

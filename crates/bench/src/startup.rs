@@ -24,7 +24,7 @@ const STEP: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whose start-up is measured: one variant of each module, the chain, and what they are compared with.
-const MEASURED: [&str; 13] = [
+const MEASURED: [&str; 17] = [
     "base",
     "empty",
     "empty-x5-one-vm",
@@ -38,6 +38,10 @@ const MEASURED: [&str; 13] = [
     "chain-cached-one-vm-id",
     "native-chain-cached",
     "upstream-base",
+    "routes-10",
+    "routes-10000",
+    "native-list-10000",
+    "native-tree-10000",
 ];
 
 /// What a start took, in ms.

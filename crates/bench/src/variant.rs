@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     bootstrap::{self, EnvoyPorts, filter, wasm},
     policy::{self, Jwt},
+    routes::{self, Shape},
 };
 
 /// The Envoy that answers by itself and has no filter but the router; and the one with an upstream.
@@ -28,7 +29,7 @@ pub(crate) struct Variant {
     /// What it is, for the table.
     pub(crate) what: String,
     /// The native variant with the same job.
-    pub(crate) native: Option<&'static str>,
+    pub(crate) native: Option<String>,
     /// With an upstream; else it answers by itself.
     pub(crate) upstream: bool,
     /// The algorithm of the requests' token.
@@ -36,7 +37,7 @@ pub(crate) struct Variant {
     /// What shows that it does its job.
     pub(crate) proofs: Vec<Proof>,
     filters: Vec<Value>,
-    routes: Value,
+    virtual_hosts: Value,
 }
 
 /// What shows that a variant does the job that is measured.
@@ -60,7 +61,7 @@ impl Variant {
             algorithm: Algorithm::Rs256,
             proofs: Vec::new(),
             filters: Vec::new(),
-            routes: bootstrap::direct_response(),
+            virtual_hosts: bootstrap::any_host(bootstrap::direct_response()),
         }
     }
 
@@ -69,14 +70,18 @@ impl Variant {
         self
     }
 
-    fn upstream(mut self, routes: Value) -> Self {
+    fn upstream(self, routes: Value) -> Self {
+        self.virtual_hosts(bootstrap::any_host(routes))
+    }
+
+    fn virtual_hosts(mut self, virtual_hosts: Value) -> Self {
         self.upstream = true;
-        self.routes = routes;
+        self.virtual_hosts = virtual_hosts;
         self
     }
 
-    fn against(mut self, native: &'static str) -> Self {
-        self.native = Some(native);
+    fn against(mut self, native: &str) -> Self {
+        self.native = Some(native.to_owned());
         self
     }
 
@@ -107,7 +112,7 @@ impl Variant {
 
     /// The configuration of its Envoy.
     pub(crate) fn bootstrap(&self, ports: EnvoyPorts) -> Value {
-        bootstrap::bootstrap(ports, &self.filters, &self.routes)
+        bootstrap::bootstrap(ports, &self.filters, &self.virtual_hosts)
     }
 
     /// The same with another file in the place of each module.
@@ -141,6 +146,8 @@ pub(crate) struct Catalog<'a> {
     pub(crate) empty: &'a Path,
     /// The issuer's keys.
     pub(crate) jwks: &'a str,
+    /// How many routes the tables of routes have, ascending.
+    pub(crate) route_counts: &'a [usize],
 }
 
 impl Catalog<'_> {
@@ -156,6 +163,11 @@ impl Catalog<'_> {
                 .proofs(&[Proof::Counted("istio_requests_total", 1.0)]),
         );
         variants.extend(self.routing());
+        variants.extend(self.route_counts.iter().flat_map(|count| self.routes(Shape::Paths, *count)));
+        if let Some(count) = self.route_counts.last() {
+            variants.extend(self.routes(Shape::Header, *count));
+            variants.extend(self.routes(Shape::Hosts, *count));
+        }
         variants.extend(self.chain());
         variants
     }
@@ -302,6 +314,37 @@ impl Catalog<'_> {
         ]
     }
 
+    /// Ours, native's list and native's tree.
+    fn routes(&self, shape: Shape, count: usize) -> Vec<Variant> {
+        let words = format!("{count} {}", shape.words());
+        let names =
+            ["routes", "native-list", "native-tree"].map(|name| format!("{name}{}-{count}", shape.suffix()));
+        let [ours, list, tree] = &names;
+        let upstream = Proof::Counted(r"cluster\.outbound\|80\|v1.*upstream_rq_completed$", 1.0);
+        let mut variants = vec![
+            Variant::new(ours, &format!("routing, {words}"))
+                .upstream(policy::route_of_the_filter())
+                .filters(vec![self.ours("routing", routes::ours(shape, count))])
+                .against(list)
+                .proofs(&[
+                    upstream,
+                    Proof::Counted("sailcloth_routing_decisions_total.*outcome=.=route", 1.0),
+                ]),
+            Variant::new(list, &format!("native route list, {words}"))
+                .virtual_hosts(routes::native_list(shape, count))
+                .proofs(&[upstream]),
+        ];
+        // Virtual hosts are looked up by hash; there is no tree of them.
+        if shape != Shape::Hosts {
+            variants.push(
+                Variant::new(tree, &format!("native matcher tree, {words}"))
+                    .virtual_hosts(routes::native_tree(shape, count))
+                    .proofs(&[upstream]),
+            );
+        }
+        variants
+    }
+
     fn chain(&self) -> Vec<Variant> {
         let cached = Jwt { cached: true, ..Jwt::default() };
         let own_vm: fn(&str) -> String = |name| format!("sailcloth-{name}");
@@ -383,7 +426,7 @@ pub(crate) fn select(all: Vec<Variant>, patterns: &[String]) -> Vec<Variant> {
     };
     let mut names: Vec<String> = Vec::new();
     for variant in all.iter().filter(|variant| asked(variant)) {
-        let needed = [Some(variant.base()), Some(variant.empty()), variant.native];
+        let needed = [Some(variant.base()), Some(variant.empty()), variant.native.as_deref()];
         names.extend(needed.into_iter().flatten().map(str::to_owned));
         names.push(variant.name.clone());
     }
@@ -395,7 +438,8 @@ mod tests {
     use super::*;
 
     fn catalog() -> Catalog<'static> {
-        Catalog { modules: Path::new("dist"), empty: Path::new("empty.wasm"), jwks: "{}" }
+        let (modules, empty) = (Path::new("dist"), Path::new("empty.wasm"));
+        Catalog { modules, empty, jwks: "{}", route_counts: &[5, 6] }
     }
 
     #[test]
@@ -404,7 +448,8 @@ mod tests {
         let names: Vec<&str> = all.iter().map(|variant| variant.name.as_str()).collect();
         for variant in &all {
             assert_eq!(names.iter().filter(|name| **name == variant.name).count(), 1, "{}", variant.name);
-            for needed in [Some(variant.base()), Some(variant.empty()), variant.native].into_iter().flatten()
+            for needed in
+                [Some(variant.base()), Some(variant.empty()), variant.native.as_deref()].into_iter().flatten()
             {
                 assert!(names.contains(&needed), "{needed}");
             }
@@ -438,7 +483,7 @@ mod tests {
         let all = catalog().with_extra(&[extra(None), extra(Some("authz"))]).unwrap();
         let last: Vec<&Variant> = all.iter().rev().take(2).collect();
         assert_eq!((last[0].name.as_str(), last[1].name.as_str()), ("authz@x", "empty@x"));
-        assert_eq!(last[0].native, Some("native-rbac"));
+        assert_eq!(last[0].native.as_deref(), Some("native-rbac"));
         let ports = EnvoyPorts { listener: 1, admin: 2, upstream: 3 };
         let text = last[0].bootstrap(ports).to_string();
         assert!(text.contains("/tmp/x.wasm") && !text.contains("dist/"), "{text}");

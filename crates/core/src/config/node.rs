@@ -73,39 +73,37 @@ impl Node {
     /// security measure.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let mut canonical = String::new();
-        self.write_canonical(&mut canonical);
-        canonical
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        self.feed(&mut hash);
+        hash.0
     }
 
-    fn write_canonical(&self, out: &mut String) {
+    fn feed(&self, hash: &mut Fnv) {
         match self {
-            Self::Null => out.push('~'),
-            Self::Bool(flag) => out.push(if *flag { 'T' } else { 'F' }),
+            Self::Null => hash.write(b"~"),
+            Self::Bool(flag) => hash.write(if *flag { b"T" } else { b"F" }),
             #[expect(
                 clippy::cast_precision_loss,
                 reason = "a Struct has only doubles; both forms must agree"
             )]
-            Self::Integer(number) => write_number(*number as f64, out),
-            Self::Float(number) => write_number(*number, out),
-            Self::Text(text) => write_text(text, out),
+            Self::Integer(number) => hash.number(*number as f64),
+            Self::Float(number) => hash.number(*number),
+            Self::Text(text) => hash.text(text),
             Self::List(items) => {
-                out.push('[');
-                items.iter().for_each(|item| item.write_canonical(out));
-                out.push(']');
+                hash.write(b"[");
+                items.iter().for_each(|item| item.feed(hash));
+                hash.write(b"]");
             }
             Self::Map(entries) => {
                 // A map by key and place (duplicate keys stay apart): much less code than a sort.
                 let sorted: std::collections::BTreeMap<_, _> =
                     entries.iter().enumerate().map(|(place, (key, node))| ((key, place), node)).collect();
-                out.push('{');
+                hash.write(b"{");
                 for ((key, _), node) in sorted {
-                    write_text(key, out);
-                    node.write_canonical(out);
+                    hash.text(key);
+                    node.feed(hash);
                 }
-                out.push('}');
+                hash.write(b"}");
             }
         }
     }
@@ -153,17 +151,25 @@ pub(crate) fn repeats(keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
     false
 }
 
-/// The bits, since formatting a double brings 20 kB of code into every module.
-fn write_number(number: f64, out: &mut String) {
-    out.push('#');
-    out.push_str(&number.to_bits().to_string());
-}
+/// FNV-1a of a canonical form.
+struct Fnv(u64);
 
-/// The length first, so that no two texts run into each other.
-fn write_text(text: &str, out: &mut String) {
-    out.push_str(&text.len().to_string());
-    out.push(':');
-    out.push_str(text);
+impl Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        self.0 = bytes.iter().fold(self.0, step);
+    }
+
+    fn number(&mut self, number: f64) {
+        self.write(b"#");
+        self.write(&number.to_bits().to_le_bytes());
+    }
+
+    /// The length first, so that no two texts run into each other.
+    fn text(&mut self, text: &str) {
+        self.write(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.write(text.as_bytes());
+    }
 }
 
 impl fmt::Display for MalformedText {
@@ -223,6 +229,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
         while let Some(item) = seq.next_element()? {
             items.push(item);
         }
+        // Most lists and maps are short, and a large configuration is held whole: what growing took in advance goes back.
+        items.shrink_to_fit();
         Ok(Node::List(items))
     }
 
@@ -231,6 +239,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
         }
+        entries.shrink_to_fit();
         Ok(Node::Map(entries))
     }
 }

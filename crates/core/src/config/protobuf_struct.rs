@@ -31,6 +31,7 @@ fn read_struct(mut bytes: &[u8], depth: usize) -> Option<Node> {
         let (1, Field::Bytes(entry)) = read_field(&mut bytes)? else { return None };
         entries.push(read_entry(entry, depth)?);
     }
+    entries.shrink_to_fit();
     Some(Node::Map(entries))
 }
 
@@ -70,6 +71,7 @@ fn read_list(mut bytes: &[u8], depth: usize) -> Option<Node> {
         let (1, Field::Bytes(item)) = read_field(&mut bytes)? else { return None };
         items.push(read_value(item, depth)?);
     }
+    items.shrink_to_fit();
     Some(Node::List(items))
 }
 

@@ -213,7 +213,7 @@ impl<'n> Fields<'n> {
         if let Ok(mut known) = self.known.try_borrow_mut() {
             known.push(name);
         }
-        let (key, node) = self.entries.iter().find(|(key, _)| key == name || camel_case(key) == name)?;
+        let (key, node) = self.entries.iter().find(|(key, _)| is_called(key, name))?;
         (!matches!(node, Node::Null)).then(|| self.value.child(node, self.value.path.key(key)))
     }
 
@@ -257,8 +257,8 @@ impl<'n> Fields<'n> {
 impl Drop for Fields<'_> {
     fn drop(&mut self) {
         let known = self.known.try_borrow().map(|known| known.clone()).unwrap_or_default();
-        let unknown = self.entries.iter().filter(|(key, _)| !known.contains(&camel_case(key).as_str()));
-        for (key, node) in unknown.filter(|(key, _)| !known.contains(&key.as_str())) {
+        let unknown = self.entries.iter().filter(|(key, _)| !known.iter().any(|name| is_called(key, name)));
+        for (key, node) in unknown {
             let hint = did_you_mean(key, &known);
             self.value.child(node, self.value.path.key(key)).error(format!("unknown field{hint}"));
         }
@@ -279,6 +279,10 @@ impl Value<'_> {
         Value { node, path: self.path.key(key), problems: self.problems.clone() }
             .error("is written twice; keep one");
     }
+}
+
+fn is_called(key: &str, name: &str) -> bool {
+    key == name || (key.contains('_') && camel_case(key) == name)
 }
 
 /// `jwks_uri` → `jwksUri`; text without underscores is returned as it is.
