@@ -23,7 +23,7 @@ const FIRST: u32 = 2;
 
 /// What stands before a place in the text, as far as [`Look`]s ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
+pub(super) enum Before {
     /// The program has no looks: the answer is never needed.
     Nothing,
     Start,
@@ -262,7 +262,7 @@ fn take_marked(cache: &mut Cache) -> Vec<StepId> {
     steps
 }
 
-fn before(byte: u8) -> Before {
+pub(super) fn before(byte: u8) -> Before {
     match byte {
         b'\n' => Before::Newline,
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' => Before::Word,
@@ -270,7 +270,7 @@ fn before(byte: u8) -> Before {
     }
 }
 
-fn holds(look: Look, behind: Before, next: Option<u8>) -> bool {
+pub(super) fn holds(look: Look, behind: Before, next: Option<u8>) -> bool {
     let ahead = next.map(before);
     let is_boundary = (behind == Before::Word) != (ahead == Some(Before::Word));
     match look {

@@ -22,11 +22,13 @@ mod class;
 mod literal;
 mod parse;
 mod program;
+mod substitution;
 
 use std::cell::RefCell;
 use std::fmt;
 
 use automaton::{Automaton, Cache};
+pub use substitution::Substitution;
 
 use crate::index::Key;
 
@@ -58,7 +60,7 @@ impl Regex {
                 pattern.len()
             )));
         }
-        let automaton = Automaton::new(program::compile(&parse::parse(pattern)?)?);
+        let automaton = Automaton::new(program::compile(&parse::parse(pattern)?.ast, false)?);
         Ok(Self { source: pattern.to_owned(), automaton, cache: RefCell::default() })
     }
 

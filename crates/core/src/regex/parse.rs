@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 200;
 /// RE2's limit on a counted repetition, and on the product of nested ones.
 const MAX_REPEAT: u32 = 1000;
 
-/// A parsed pattern. Greediness and captures are not kept: they do not change whether a whole value matches.
+/// A parsed pattern. Order, greediness and groups do not change whether a whole value matches; what is replaced, they do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ast {
     /// Matches without consuming anything.
@@ -25,7 +25,9 @@ pub(super) enum Ast {
     /// Any of them.
     Alternate(Vec<Ast>),
     /// `min` to `max` times; no `max` is without bound.
-    Repeat { sub: Box<Ast>, min: u32, max: Option<u32>, counted: bool },
+    Repeat { sub: Box<Ast>, min: u32, max: Option<u32>, counted: bool, lazy: bool },
+    /// A group that a substitution may name, from 1 on.
+    Group { sub: Box<Ast>, number: usize },
 }
 
 /// A place in the text.
@@ -44,21 +46,31 @@ struct Flags {
     fold: bool,
     multi_line: bool,
     dot_newline: bool,
+    /// `(?U)`: greedy and lazy are swapped.
+    swapped: bool,
 }
 
 struct Parser<'p> {
     rest: &'p str,
     depth: usize,
     names: Vec<&'p str>,
+    groups: usize,
+}
+
+/// A pattern, and how many groups it has.
+pub(super) struct Parsed {
+    pub(super) ast: Ast,
+    pub(super) groups: usize,
 }
 
 /// Parses a pattern.
-pub(super) fn parse(pattern: &str) -> Result<Ast, RegexError> {
+pub(super) fn parse(pattern: &str) -> Result<Parsed, RegexError> {
     // A byte is a character: the pattern's bytes as the characters of that number.
     let letters: String = pattern.bytes().map(char::from).collect();
-    let mut parser = Parser { rest: &letters, depth: 0, names: Vec::new() };
+    let mut parser = Parser { rest: &letters, depth: 0, names: Vec::new(), groups: 0 };
     let ast = parser.alternation(&mut Flags::default())?;
-    if parser.rest.is_empty() { Ok(ast) } else { Err(RegexError::new("`)` without `(`")) }
+    let groups = parser.groups;
+    if parser.rest.is_empty() { Ok(Parsed { ast, groups }) } else { Err(RegexError::new("`)` without `(`")) }
 }
 
 impl<'p> Parser<'p> {
@@ -103,7 +115,7 @@ impl<'p> Parser<'p> {
             }
             // `(?i)` and `\Q\E` add nothing that a repetition could follow.
             let Some(item) = self.atom(flags, &mut items)? else { continue };
-            items.push(self.repeated(item)?);
+            items.push(self.repeated(item, *flags)?);
         }
         Ok(match items.len() {
             0 => Ast::Empty,
@@ -112,13 +124,15 @@ impl<'p> Parser<'p> {
         })
     }
 
-    fn repeated(&mut self, item: Ast) -> Result<Ast, RegexError> {
+    fn repeated(&mut self, item: Ast, flags: Flags) -> Result<Ast, RegexError> {
         let Some((min, max, counted)) = self.repetition()? else { return Ok(item) };
-        let repeat = Ast::Repeat { sub: Box::new(item), min, max, counted };
+        let mut repeat = Ast::Repeat { sub: Box::new(item), min, max, counted, lazy: flags.swapped };
         if counted && repeat_budget(&repeat, MAX_REPEAT) == 0 {
             return Err(RegexError::new(format!("repeats more than {MAX_REPEAT} times")));
         }
-        let _lazy = self.take("?");
+        if let (true, Ast::Repeat { lazy, .. }) = (self.take("?"), &mut repeat) {
+            *lazy = !*lazy;
+        }
         match self.repetition()? {
             Some(_) => {
                 Err(RegexError::new("a repetition of a repetition; write a group around the inner one"))
@@ -262,13 +276,17 @@ impl<'p> Parser<'p> {
     /// After `(`. `None` for a group that only sets flags.
     fn group(&mut self, flags: &mut Flags) -> Result<Option<Ast>, RegexError> {
         let mut inner = *flags;
+        let mut number = None;
         if self.take("?") {
             if self.take("P<") || (self.rest.starts_with('<') && !self.look_behind() && self.take("<")) {
                 self.name()?;
+                number = Some(self.next_group());
             } else if self.flags(&mut inner)? {
                 *flags = inner;
                 return Ok(None);
             }
+        } else {
+            number = Some(self.next_group());
         }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -276,7 +294,18 @@ impl<'p> Parser<'p> {
         }
         let ast = self.alternation(&mut inner)?;
         self.depth -= 1;
-        if self.take(")") { Ok(Some(ast)) } else { Err(RegexError::new("`(` without `)`")) }
+        if !self.take(")") {
+            return Err(RegexError::new("`(` without `)`"));
+        }
+        Ok(Some(match number {
+            Some(number) => Ast::Group { sub: Box::new(ast), number },
+            None => ast,
+        }))
+    }
+
+    fn next_group(&mut self) -> usize {
+        self.groups += 1;
+        self.groups
     }
 
     fn look_behind(&self) -> bool {
@@ -304,8 +333,7 @@ impl<'p> Parser<'p> {
                 Some('i') => flags.fold = on,
                 Some('m') => flags.multi_line = on,
                 Some('s') => flags.dot_newline = on,
-                // Swaps greedy and lazy, which a whole match does not see.
-                Some('U') => {}
+                Some('U') => flags.swapped = on,
                 Some('-') if on => {
                     (on, named) = (false, false);
                     continue;
@@ -392,13 +420,14 @@ fn count(digits: &str) -> Option<u32> {
 /// RE2's walk over nested counted repetitions: what is left of the budget, 0 when it is exceeded.
 fn repeat_budget(ast: &Ast, budget: u32) -> u32 {
     match ast {
-        Ast::Repeat { sub, min, max, counted } => {
+        Ast::Repeat { sub, min, max, counted, .. } => {
             let times = if *counted { max.unwrap_or(*min).max(1) } else { 1 };
             repeat_budget(sub, budget / times)
         }
         Ast::Concat(items) | Ast::Alternate(items) => {
             items.iter().map(|item| repeat_budget(item, budget)).min().unwrap_or(budget)
         }
+        Ast::Group { sub, .. } => repeat_budget(sub, budget),
         Ast::Empty | Ast::Class(_) | Ast::Look(_) => budget,
     }
 }

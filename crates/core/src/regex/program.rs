@@ -17,10 +17,12 @@ pub(super) type StepId = u32;
 pub(super) enum Step {
     /// Takes one byte of a range.
     Byte { low: u8, high: u8, next: StepId },
-    /// Goes on at all of these, without taking a byte.
+    /// Goes on at all of these, without taking a byte; the first is tried first.
     Split(Vec<StepId>),
     /// Goes on if the place is right.
     Look(Look, StepId),
+    /// Notes the place in a slot; in programs with groups only.
+    Save(usize, StepId),
     /// The pattern has matched.
     Match,
 }
@@ -32,8 +34,9 @@ pub(super) struct Program {
     pub(super) start: StepId,
 }
 
-pub(super) fn compile(ast: &Ast) -> Result<Program, RegexError> {
-    let mut compiler = Compiler { steps: Vec::new() };
+/// `with_groups` keeps the places of groups: slots `2n` and `2n + 1` of group `n`.
+pub(super) fn compile(ast: &Ast, with_groups: bool) -> Result<Program, RegexError> {
+    let mut compiler = Compiler { steps: Vec::new(), with_groups };
     let end = compiler.step(Step::Match)?;
     let start = compiler.part(ast, end)?;
     Ok(Program { steps: compiler.steps, start })
@@ -41,6 +44,7 @@ pub(super) fn compile(ast: &Ast) -> Result<Program, RegexError> {
 
 struct Compiler {
     steps: Vec<Step>,
+    with_groups: bool,
 }
 
 impl Compiler {
@@ -65,26 +69,41 @@ impl Compiler {
                     branches.iter().map(|branch| self.part(branch, next)).collect::<Result<_, _>>()?;
                 self.step(Step::Split(starts))
             }
-            Ast::Repeat { sub, min, max, .. } => self.repeat(sub, *min, *max, next),
+            Ast::Repeat { sub, min, max, lazy, .. } => self.repeat(sub, *min, *max, *lazy, next),
+            Ast::Group { sub, number } if self.with_groups => {
+                let end = self.step(Step::Save(number * 2 + 1, next))?;
+                let body = self.part(sub, end)?;
+                self.step(Step::Save(number * 2, body))
+            }
+            Ast::Group { sub, .. } => self.part(sub, next),
         }
     }
 
-    fn repeat(&mut self, sub: &Ast, min: u32, max: Option<u32>, next: StepId) -> Result<StepId, RegexError> {
+    fn repeat(
+        &mut self,
+        sub: &Ast,
+        min: u32,
+        max: Option<u32>,
+        lazy: bool,
+        next: StepId,
+    ) -> Result<StepId, RegexError> {
+        // Which way is tried first: once more, or on.
+        let ways = |body: StepId| if lazy { [next, body] } else { [body, next] };
         let mut start = next;
         match max {
             None => {
                 start = self.step(Step::Split(Vec::new()))?;
                 let body = self.part(sub, start)?;
-                if let Some(Step::Split(ways)) =
+                if let Some(Step::Split(open)) =
                     usize::try_from(start).ok().and_then(|at| self.steps.get_mut(at))
                 {
-                    ways.extend([body, next]);
+                    open.extend(ways(body));
                 }
             }
             Some(max) => {
                 for _ in min..max {
                     let body = self.part(sub, start)?;
-                    start = self.step(Step::Split(vec![body, next]))?;
+                    start = self.step(Step::Split(ways(body).to_vec()))?;
                 }
             }
         }
