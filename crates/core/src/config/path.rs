@@ -20,16 +20,19 @@ enum Segment {
 impl Path {
     /// The path of a field of the value at this path.
     #[must_use]
+    #[inline(never)]
     pub fn key(&self, key: &str) -> Self {
         self.step(Segment::Key(key.to_owned()))
     }
 
     /// The path of an item of the list at this path.
     #[must_use]
+    #[inline(never)]
     pub fn index(&self, index: usize) -> Self {
         self.step(Segment::Index(index))
     }
 
+    #[inline(never)]
     fn step(&self, segment: Segment) -> Self {
         Self(Some(Rc::new(Step { parent: self.clone(), segment })))
     }

@@ -48,19 +48,23 @@ impl<'n> Value<'n> {
     }
 
     /// Reports something that refuses the configuration.
+    #[inline(never)]
     pub fn error(&self, message: impl Into<String>) {
         self.report(Severity::Error, message.into());
     }
 
     /// Reports something the person should know although it takes effect.
+    #[inline(never)]
     pub fn warn(&self, message: impl Into<String>) {
         self.report(Severity::Warning, message.into());
     }
 
+    #[inline(never)]
     fn report(&self, severity: Severity, message: String) {
         self.problems.report(Problem { severity, path: self.path.to_string(), message });
     }
 
+    #[inline(never)]
     fn unexpected<T>(&self, expected: &str) -> Option<T> {
         self.error(format!("expected {expected}, found {}", self.node.kind()));
         None
@@ -68,6 +72,7 @@ impl<'n> Value<'n> {
 
     /// The fields of an object. Duplicate keys are reported here, unknown ones when the [`Fields`] is dropped.
     #[must_use]
+    #[inline(never)]
     pub fn fields(&self) -> Option<Fields<'n>> {
         match self.node {
             Node::Map(entries) => Some(Fields::new(self.clone(), entries)),
@@ -77,6 +82,7 @@ impl<'n> Value<'n> {
 
     /// The entries of an object whose keys are free text (labels, headers); duplicates are reported.
     #[must_use]
+    #[inline(never)]
     pub fn entries(&self) -> Option<Vec<(&'n str, Value<'n>)>> {
         let Node::Map(entries) = self.node else { return self.unexpected("an object") };
         report_duplicates(self, entries, |key| key.to_owned());
@@ -85,6 +91,7 @@ impl<'n> Value<'n> {
 
     /// The items of a list.
     #[must_use]
+    #[inline(never)]
     pub fn items(&self) -> Option<Vec<Value<'n>>> {
         let Node::List(items) = self.node else { return self.unexpected("a list") };
         Some(items.iter().enumerate().map(|(index, node)| self.child(node, self.path.index(index))).collect())
@@ -98,12 +105,14 @@ impl<'n> Value<'n> {
 
     /// A string.
     #[must_use]
+    #[inline(never)]
     pub fn text(&self) -> Option<&'n str> {
         self.node.text().or_else(|| self.unexpected("a string"))
     }
 
     /// A string that is not empty.
     #[must_use]
+    #[inline(never)]
     pub fn non_empty_text(&self) -> Option<&'n str> {
         let text = self.text()?;
         if text.is_empty() {
@@ -115,12 +124,14 @@ impl<'n> Value<'n> {
 
     /// A list of strings.
     #[must_use]
+    #[inline(never)]
     pub fn strings(&self) -> Option<Vec<String>> {
         self.list(|item| item.text().map(str::to_owned))
     }
 
     /// A map of strings to strings (labels, annotations).
     #[must_use]
+    #[inline(never)]
     pub fn string_map(&self) -> Option<Vec<(String, String)>> {
         let entries = self.entries()?.into_iter();
         Some(entries.filter_map(|(key, value)| Some((key.to_owned(), value.text()?.to_owned()))).collect())
@@ -128,6 +139,7 @@ impl<'n> Value<'n> {
 
     /// `true` or `false`.
     #[must_use]
+    #[inline(never)]
     pub fn boolean(&self) -> Option<bool> {
         match self.node {
             Node::Bool(value) => Some(*value),
@@ -138,6 +150,7 @@ impl<'n> Value<'n> {
     /// A whole number from `min` to `max`. A double without a fraction counts, since `google.protobuf.Struct` knows no
     /// other numbers.
     #[must_use]
+    #[inline(never)]
     pub fn integer(&self, min: i64, max: i64) -> Option<i64> {
         let Some(number) = whole_number(self.node) else { return self.unexpected("a whole number") };
         if number < min || number > max {
@@ -147,8 +160,21 @@ impl<'n> Value<'n> {
         Some(number)
     }
 
+    /// A number, whole or not.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "past 2^53 no number here means anything")]
+    #[inline(never)]
+    pub fn number(&self) -> Option<f64> {
+        match self.node {
+            Node::Integer(number) => Some(*number as f64),
+            Node::Float(number) => Some(*number),
+            _ => self.unexpected("a number"),
+        }
+    }
+
     /// A duration such as `10s`, `1m30s`, `250ms` (Istio writes them like Go).
     #[must_use]
+    #[inline(never)]
     pub fn duration(&self) -> Option<Duration> {
         let text = self.text()?;
         let parsed = duration::parse(text);
@@ -171,6 +197,7 @@ impl<'n> Value<'n> {
         None
     }
 
+    #[inline(never)]
     fn child(&self, node: &'n Node, path: Path) -> Self {
         Self { node, path, problems: self.problems.clone() }
     }
@@ -209,6 +236,7 @@ impl<'n> Fields<'n> {
 
     /// A field, if it is there and not `null` (null is absence in protobuf's JSON mapping).
     #[must_use]
+    #[inline(never)]
     pub fn get(&self, name: &'static str) -> Option<Value<'n>> {
         if let Ok(mut known) = self.known.try_borrow_mut() {
             known.push(name);
@@ -219,6 +247,7 @@ impl<'n> Fields<'n> {
 
     /// A field that must be there.
     #[must_use]
+    #[inline(never)]
     pub fn required(&self, name: &'static str) -> Option<Value<'n>> {
         let found = self.get(name);
         if found.is_none() {
@@ -228,6 +257,7 @@ impl<'n> Fields<'n> {
     }
 
     /// Refuses a field that exists in the schema and cannot take effect here.
+    #[inline(never)]
     pub fn refuse(&self, name: &'static str, why: &str) {
         if let Some(value) = self.get(name) {
             value.error(format!("`{name}` {why}"));
@@ -236,6 +266,7 @@ impl<'n> Fields<'n> {
 
     /// Which of several exclusive fields are there.
     #[must_use]
+    #[inline(never)]
     pub fn one_of(&self, names: &[&'static str]) -> Option<(&'static str, Value<'n>)> {
         let mut present: Vec<_> =
             names.iter().filter_map(|name| self.get(name).map(|value| (*name, value))).collect();
@@ -255,6 +286,7 @@ impl<'n> Fields<'n> {
 }
 
 impl Drop for Fields<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         let known = self.known.try_borrow().map(|known| known.clone()).unwrap_or_default();
         let unknown = self.entries.iter().filter(|(key, _)| !known.iter().any(|name| is_called(key, name)));
@@ -275,6 +307,7 @@ fn report_duplicates(value: &Value<'_>, entries: &[(String, Node)], same: impl F
 }
 
 impl Value<'_> {
+    #[inline(never)]
     fn child_error(&self, node: &Node, key: &str) {
         Value { node, path: self.path.key(key), problems: self.problems.clone() }
             .error("is written twice; keep one");
