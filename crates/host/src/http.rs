@@ -83,6 +83,22 @@ impl Http {
         abi::remove_header(Map::Request, name)
     }
 
+    /// Appends a response header.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn add_response_header(&self, name: &str, value: &[u8]) -> Result<(), Status> {
+        abi::add_header(Map::Response, name, value)
+    }
+
+    /// Removes all values of a response header.
+    ///
+    /// # Errors
+    /// The status of the host.
+    pub fn remove_response_header(&self, name: &str) -> Result<(), Status> {
+        abi::remove_header(Map::Response, name)
+    }
+
     /// Sets a response header to one value.
     ///
     /// # Errors
@@ -110,23 +126,23 @@ impl Http {
         let own = reply.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
         let more = more.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let pairs: Vec<(&str, &[u8])> = own.chain(more).collect();
-        let headers = headers::encode(&pairs);
-        let grpc_status = i32::from(reply.grpc_status);
-        let sent = abi::send_local_response(
-            reply.status,
-            &reply.details,
-            reply.body.as_bytes(),
-            &headers,
-            grpc_status,
-        );
+        self.answer(reply.status, reply.grpc_status, &pairs, reply.body.as_bytes(), &reply.details)
+    }
+
+    /// Answers the request here with any headers and bytes. `grpc_status` is for gRPC requests.
+    pub fn answer(
+        &self,
+        status: u16,
+        grpc_status: u8,
+        pairs: &[(&str, &[u8])],
+        body: &[u8],
+        details: &str,
+    ) -> Action {
+        let headers = headers::encode(pairs);
+        let sent = abi::send_local_response(status, details, body, &headers, i32::from(grpc_status));
         if let Err(status) = sent {
             // Stopping without an answer hangs this request and lets none through.
-            log::error(&format!(
-                "{}: could not send {}: {}",
-                self.filter.name(),
-                reply.details,
-                status.name()
-            ));
+            log::error(&format!("{}: could not send {details}: {}", self.filter.name(), status.name()));
         }
         Action::Stop
     }

@@ -4,17 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use sailcloth_core::config::{Path, Problem, Problems, Severity, did_you_mean};
+use sailcloth_core::regex::Substitution;
 use sailcloth_resources::host_name::{full_name, is_ip};
-use sailcloth_resources::virtual_service::{Destination, HttpMatch, HttpRoute, MESH, VirtualService};
+use sailcloth_resources::virtual_service::{
+    AUTHORITY, Action, Destination, HeaderEdits, HeaderText, HttpMatch, HttpRoute, MESH, PathRewrite,
+    Retries, Share, VirtualService,
+};
 use sailcloth_resources::{Config, Loaded, Workload};
 
 use crate::condition::Conditions;
-use crate::effects::controls;
+use crate::cors::Cors;
+use crate::delegate::Delegates;
+use crate::edit::Pass;
+use crate::effects::{controls, is_controlled, mirror_header};
 use crate::engine::{Arm, Engine, Entry, Rule, Table};
+use crate::format::Template;
 use crate::hosts::Hosts;
+use crate::redirect::OwnResponse;
+use crate::rewrite::PathChange;
 use crate::settings::Settings;
+use crate::work::Work;
 
-type Document = Loaded<VirtualService>;
+pub(crate) type Document = Loaded<VirtualService>;
 
 /// Compiles what applies to the workload; everything else is still checked.
 pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Problems) -> Engine {
@@ -34,19 +45,26 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
         },
     };
     let mut applied: Vec<(&Document, Vec<Entry>)> = Vec::new();
-    for document in &config.resources {
-        let entries = compiler.entries(document);
+    let delegates = Delegates::of(&config.resources);
+    for document in config.resources.iter().filter(|document| !document.spec.hosts.is_empty()) {
+        let entries = compiler.entries(document, &delegates);
         if workload.is_none_or(|workload| applies(document, workload)) {
             applied.push((document, entries));
         }
     }
-    compiler.engine.resources = applied.len();
+    // Its rules serve nobody, and are checked all the same.
+    for document in delegates.unused() {
+        let message = "has no `hosts` and no document delegates to it; it takes no effect".to_owned();
+        compiler.report(Severity::Warning, &document.path, message);
+        compiler.entries(document, &delegates);
+    }
+    compiler.engine.resources = applied.len() + delegates.used();
     compiler.hosts(&applied);
     compiler.engine
 }
 
-struct Compiler<'c> {
-    settings: &'c Settings,
+pub(crate) struct Compiler<'c> {
+    pub(crate) settings: &'c Settings,
     workload: Option<&'c Workload>,
     problems: &'c Problems,
     clusters: HashMap<String, usize>,
@@ -54,32 +72,77 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn report(&self, severity: Severity, path: &Path, message: String) {
-        self.problems.report(Problem { severity, path: path.to_string(), message });
+    pub(crate) fn report(&self, severity: Severity, path: &Path, message: String) {
+        let problem = Problem { severity, path: path.to_string(), message };
+        // A delegate of two documents is compiled twice.
+        if !self.problems.list().contains(&problem) {
+            self.problems.report(problem);
+        }
     }
 
     /// The rules of a document, as entries: each `match` is one, as in Envoy's route list.
-    fn entries(&mut self, document: &Document) -> Vec<Entry> {
+    fn entries(&mut self, document: &Document, delegates: &Delegates<'_>) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (number, rule) in document.spec.http.iter().enumerate() {
-            let id = self.engine.rules.len();
-            let compiled = self.rule(document, number, rule);
-            self.engine.rules.push(compiled);
-            let anything = [HttpMatch::default()];
-            let matches = if rule.matches.is_empty() { anything.as_slice() } else { &rule.matches };
-            entries.extend(
-                matches.iter().map(|item| Entry { rule: id, conditions: Rc::new(Conditions::of(item)) }),
-            );
+            let Action::Delegate(delegate) = &rule.action else {
+                entries.extend(self.rule_entries(document, number, rule));
+                continue;
+            };
+            for (document, number, rule) in delegates.expand(self, document, rule, delegate) {
+                entries.extend(self.rule_entries(document, number, &rule));
+            }
         }
         entries
     }
 
+    fn rule_entries(&mut self, document: &Document, number: usize, rule: &HttpRoute) -> Vec<Entry> {
+        let id = self.engine.rules.len();
+        let compiled = self.rule(document, number, rule);
+        self.engine.rules.push(compiled);
+        let anything = [HttpMatch::default()];
+        let matches = if rule.matches.is_empty() { anything.as_slice() } else { &rule.matches };
+        let own = matches.iter().filter(|one| self.is_for_this_proxy(document, one));
+        let listener = self.settings.port;
+        own.map(|one| Entry { rule: id, conditions: Rc::new(Conditions::of(one, listener)) }).collect()
+    }
+
+    /// Istio decides this when it writes a proxy's routes; so does this.
+    fn is_for_this_proxy(&self, document: &Document, one: &HttpMatch) -> bool {
+        if one.port.zip(self.settings.port).is_some_and(|(port, listener)| port != listener) {
+            return false;
+        }
+        let Some(workload) = self.workload else {
+            let asked = [
+                ("gateways", !one.gateways.is_empty()),
+                ("sourceLabels", !one.source_labels.is_empty()),
+                ("sourceNamespace", one.source_namespace.is_some()),
+            ];
+            for (field, _) in asked.into_iter().filter(|(_, asked)| *asked) {
+                let message = format!("`{field}` asks which proxy this is; say so by `workload`");
+                self.report(Severity::Error, &one.path, message);
+            }
+            return true;
+        };
+        if !one.gateways.is_empty() {
+            return is_bound(&one.gateways, &document.metadata.namespace, workload);
+        }
+        one.source_labels.iter().all(|label| workload.labels.contains(label))
+            && one.source_namespace.as_ref().is_none_or(|namespace| *namespace == workload.namespace)
+    }
+
     fn rule(&self, document: &Document, number: usize, rule: &HttpRoute) -> Rule {
+        let destinations = match &rule.action {
+            Action::Route(destinations) => destinations.as_slice(),
+            _ => &[],
+        };
         let mut arms: Vec<Arm> =
-            rule.destinations.iter().map(|destination| self.arm(document, destination)).collect();
-        // "single destination: gets everything whatever its weight" (istio-api.md 5.4)
+            destinations.iter().map(|destination| self.arm(document, destination)).collect();
+        let mut work = self.work(document, rule);
+        // "single destination: gets everything whatever its weight" (istio-api.md 5.4); its edits join the rule's
         if let [only] = arms.as_mut_slice() {
             only.weight = 1;
+            work.request.append(std::mem::take(&mut only.request));
+            work.response.append(std::mem::take(&mut only.response));
         }
         name_apart(&mut arms);
         Rule {
@@ -88,10 +151,20 @@ impl Compiler<'_> {
             total: arms.iter().map(|arm| arm.weight).sum(),
             arms,
             controls: controls(rule),
+            work,
         }
     }
 
     fn arm(&self, document: &Document, destination: &Destination) -> Arm {
+        let host = full_name(&destination.host, &document.metadata.namespace, &self.settings.domain);
+        let cluster = self.cluster(document, destination);
+        let label = destination.subset.clone().unwrap_or(host);
+        let (request, authority) = self.pass(&destination.headers.request);
+        let (response, _) = self.pass(&destination.headers.response);
+        Arm { cluster, label, weight: u64::from(destination.weight), request, response, authority }
+    }
+
+    fn cluster(&self, document: &Document, destination: &Destination) -> String {
         let host = full_name(&destination.host, &document.metadata.namespace, &self.settings.domain);
         let port = destination.port.unwrap_or(self.settings.default_port);
         let cluster =
@@ -103,8 +176,122 @@ impl Compiler<'_> {
             let message = format!("its cluster `{cluster}` is not in `settings.clusters`{hint}");
             self.report(Severity::Error, &destination.path, message);
         }
-        let label = destination.subset.clone().unwrap_or(host);
-        Arm { cluster, label, weight: u64::from(destination.weight) }
+        cluster
+    }
+
+    fn work(&self, document: &Document, rule: &HttpRoute) -> Work {
+        let headers = rule.headers.clone().unwrap_or_default();
+        let (request, host) = self.pass(&headers.request);
+        let (response, _) = self.pass(&headers.response);
+        let rewrite = rule.rewrite.as_ref();
+        if let (Action::Route(_), retries) = (&rule.action, rule.retries.as_ref()) {
+            self.check_retries(rule, retries);
+        }
+        Work {
+            own: match &rule.action {
+                Action::Redirect(redirect) => Some(OwnResponse::Redirect(redirect.clone())),
+                Action::Direct(direct) => Some(OwnResponse::Direct(direct.clone())),
+                _ => None,
+            },
+            fault: rule.fault.clone(),
+            cors: rule.cors.as_ref().map(Cors::of),
+            path: rewrite.and_then(|rewrite| self.path_change(rewrite.path.as_ref()?)),
+            authority: rewrite.and_then(|rewrite| rewrite.authority.clone()).or(host),
+            request,
+            response,
+            mirrors: self.mirrors(document, rule),
+            listener: self.settings.port,
+        }
+    }
+
+    /// The edits of one level, and the host that they set.
+    fn pass(&self, edits: &HeaderEdits) -> (Pass, Option<String>) {
+        let names = edits.set.iter().chain(&edits.add).map(|header| (&header.name, &header.path));
+        let removed = edits.remove.iter().map(|(name, path)| (name, path));
+        for (name, path) in names.chain(removed).filter(|(name, _)| is_controlled(name)) {
+            let message = format!("`{name}` steers Envoy's router or this filter; no document may edit it");
+            self.report(Severity::Error, path, message);
+        }
+        let of = |list: &[HeaderText]| {
+            let plain = list.iter().filter(|header| header.name != AUTHORITY);
+            plain.filter_map(|header| Some((header.name.clone(), self.template(header)?))).collect()
+        };
+        let host = edits.set.iter().chain(&edits.add).find(|header| header.name == AUTHORITY);
+        if let Some(header) = host.filter(|header| header.value.contains('%')) {
+            self.report(Severity::Error, &header.path, "a host is a literal; no `%` commands".to_owned());
+        }
+        let pass = Pass {
+            remove: edits.remove.iter().map(|(name, _)| name.clone()).collect(),
+            set: of(&edits.set),
+            add: of(&edits.add),
+        };
+        (pass, host.map(|header| header.value.clone()).filter(|host| !host.is_empty()))
+    }
+
+    fn template(&self, header: &HeaderText) -> Option<Template> {
+        Template::parse(&header.value)
+            .map_err(|problem| self.report(Severity::Error, &header.path, problem))
+            .ok()
+    }
+
+    fn path_change(&self, rewrite: &PathRewrite) -> Option<PathChange> {
+        match rewrite {
+            PathRewrite::Matched(text) => Some(PathChange::Matched(text.clone())),
+            PathRewrite::Regex { pattern, substitution, path } => {
+                let compiled = Substitution::new(pattern.as_str(), substitution)
+                    .map_err(|error| self.report(Severity::Error, path, error.to_string()));
+                Some(PathChange::Regex(Box::new(compiled.ok()?)))
+            }
+        }
+    }
+
+    fn mirrors(&self, document: &Document, rule: &HttpRoute) -> Vec<(String, Share, String)> {
+        let mirrors: Vec<(String, Share, String)> = (1..)
+            .zip(&rule.mirrors)
+            .map(|(number, mirror)| {
+                (self.cluster(document, &mirror.destination), mirror.share, mirror_header(number))
+            })
+            .collect();
+        if let Some(mirror) = rule.mirrors.get(self.settings.mirrors) {
+            let message = format!(
+                "a filter cannot send copies; give the native route {} `request_mirror_policies` with `cluster_header: {}` \
+                 and so on, and say how many in `settings.mirrors`",
+                rule.mirrors.len(),
+                mirror_header(1)
+            );
+            self.report(Severity::Error, &mirror.destination.path, message);
+        }
+        mirrors
+    }
+
+    /// What no request can set must stand in the native route, and be the same for all rules that retry.
+    fn check_retries(&self, rule: &HttpRoute, retries: Option<&Retries>) {
+        if retries.is_some_and(|retries| retries.attempts == 0) {
+            return;
+        }
+        let native = &self.settings.native_retries;
+        let differing = [
+            ("backoff", "retry_back_off", retries.and_then(|retries| retries.backoff) != native.backoff),
+            (
+                "retryRemoteLocalities",
+                "retry_priority",
+                retries.and_then(|retries| retries.remote_localities).unwrap_or(false)
+                    != native.remote_localities,
+            ),
+            (
+                "retryIgnorePreviousHosts",
+                "retry_host_predicate",
+                retries.and_then(|retries| retries.ignore_previous_hosts).unwrap_or(true)
+                    != native.ignore_previous_hosts,
+            ),
+        ];
+        for (field, policy, _) in differing.into_iter().filter(|(_, _, differs)| *differs) {
+            let message = format!(
+                "`{field}` cannot be set for a request: it is what `retry_policy.{policy}` of the native route says for \
+                 all; make them agree, and say it in `settings.nativeRetries.{field}`"
+            );
+            self.report(Severity::Error, &rule.path.key("retries"), message);
+        }
     }
 
     /// Fills the host index: a host as declared, then the shorter forms by which a mesh reaches a service.
@@ -189,11 +376,12 @@ impl Compiler<'_> {
     /// `a.ns.svc`, `a.ns` and, for callers in its namespace, `a` of the service `a.ns.svc.cluster.local`.
     fn aliases(&self, host: &str) -> Vec<String> {
         let suffix = format!(".svc.{}", self.settings.domain);
-        let Some((name, namespace)) = host.strip_suffix(&suffix).and_then(|service| service.split_once('.'))
+        // `*.a.ns.svc.cluster.local` are the instances of a headless service.
+        let Some((name, namespace)) = host.strip_suffix(&suffix).and_then(|service| service.rsplit_once('.'))
         else {
             return Vec::new();
         };
-        if name.contains('*') || namespace.contains('.') {
+        if matches!(name, "" | "*") || name.strip_prefix("*.").unwrap_or(name).contains('.') {
             return Vec::new();
         }
         let mut aliases = vec![format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")];
@@ -230,25 +418,37 @@ fn refuse_duplicate_names(documents: &[Document], problems: &Problems) {
     }
 }
 
+/// Whether a namespace sees a document.
+pub(crate) fn is_visible(document: &Document, from: &str) -> bool {
+    let export = &document.spec.export_to;
+    let own = document.metadata.namespace == from;
+    export.is_empty()
+        || export.iter().any(|to| match to.as_str() {
+            "*" => true,
+            "." => own,
+            namespace => namespace == from,
+        })
+}
+
 /// Whether a document is for this proxy: visible in its namespace, and bound to the mesh or to its gateway.
 fn applies(document: &Document, workload: &Workload) -> bool {
     let own = &document.metadata.namespace;
-    let export = &document.spec.export_to;
-    let visible = export.is_empty()
-        || export.iter().any(|to| match to.as_str() {
-            "*" => true,
-            "." => *own == workload.namespace,
-            namespace => namespace == workload.namespace,
-        });
+    let visible = is_visible(document, &workload.namespace);
     let gateways = &document.spec.gateways;
-    let bound = match &workload.gateway {
-        None => gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH),
+    let bound =
+        if gateways.is_empty() { workload.gateway.is_none() } else { is_bound(gateways, own, workload) };
+    visible && bound
+}
+
+/// Whether the proxy is one of these gateways, or a sidecar and `mesh` is among them.
+fn is_bound(gateways: &[String], namespace: &str, workload: &Workload) -> bool {
+    match &workload.gateway {
+        None => gateways.iter().any(|gateway| gateway == MESH),
         Some(gateway) => {
             let wanted = qualified(gateway, &workload.namespace);
-            gateways.iter().any(|name| name != MESH && qualified(name, own) == wanted)
+            gateways.iter().any(|name| name != MESH && qualified(name, namespace) == wanted)
         }
-    };
-    visible && bound
+    }
 }
 
 /// `namespace/name`.

@@ -1,12 +1,14 @@
 //! The conditions of one match entry, ready to be asked.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use sailcloth_core::facts::Fact;
+use sailcloth_core::identity::{Claim, Token};
 use sailcloth_core::regex::Regex;
 use sailcloth_core::request::Request;
-use sailcloth_resources::virtual_service::{HttpMatch, StringMatch};
+use sailcloth_resources::virtual_service::{HttpMatch, StringMatch, routing_claim};
 
 /// A condition on the path without query.
 #[derive(Debug)]
@@ -29,6 +31,18 @@ pub(crate) struct Conditions {
     pub(crate) path: PathCondition,
     pub(crate) headers: Vec<HeaderCondition>,
     pub(crate) params: Vec<(String, StringMatch)>,
+    claims: Vec<ClaimCondition>,
+    /// On the port that the connection was made to.
+    port: Option<u16>,
+}
+
+/// A condition on a claim of the caller's token.
+#[derive(Debug)]
+struct ClaimCondition {
+    path: Vec<String>,
+    value: StringMatch,
+    /// `withoutHeaders`.
+    negated: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +58,8 @@ pub(crate) struct View<'r> {
     pub(crate) request: &'r Request<'r>,
     pub(crate) path: &'r [u8],
     seen: RefCell<Vec<Seen<'r>>>,
+    /// Whether a condition asked for what cannot be known.
+    undecided: Cell<bool>,
 }
 
 struct Seen<'r> {
@@ -53,7 +69,24 @@ struct Seen<'r> {
 
 impl<'r> View<'r> {
     pub(crate) fn new(request: &'r Request<'r>) -> Self {
-        Self { request, path: request.path(), seen: RefCell::default() }
+        Self { request, path: request.path(), seen: RefCell::default(), undecided: Cell::new(false) }
+    }
+
+    /// Whether some condition could not be decided.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.undecided.get()
+    }
+
+    /// What is known; what cannot be leaves the condition undecided, and then nothing is routed.
+    fn known<T>(&self, fact: Fact<T>) -> Option<T> {
+        match fact {
+            Fact::Known(value) => Some(value),
+            Fact::Absent => None,
+            Fact::Unavailable(_) => {
+                self.undecided.set(true);
+                None
+            }
+        }
     }
 
     /// Asks about a header's value; of a repeated header, its values joined with `,`.
@@ -105,27 +138,74 @@ impl PathCondition {
 }
 
 impl Conditions {
-    pub(crate) fn of(rule: &HttpMatch) -> Self {
+    /// The conditions of a match; `listener` is the port that the configuration names, which needs no asking.
+    pub(crate) fn of(rule: &HttpMatch, listener: Option<u16>) -> Self {
         let pseudo = [(":scheme", &rule.scheme), (":method", &rule.method), (":authority", &rule.authority)];
         let mut headers: Vec<HeaderCondition> = pseudo
             .into_iter()
             .filter_map(|(name, value)| Some(HeaderCondition::new(name, value.as_ref()?, false)))
             .collect();
-        headers.extend(rule.headers.iter().map(|(name, value)| HeaderCondition::new(name, value, false)));
-        headers
-            .extend(rule.without_headers.iter().map(|(name, value)| HeaderCondition::new(name, value, true)));
-        Self { path: PathCondition::of(rule), headers, params: rule.query_params.clone() }
+        let mut claims = Vec::new();
+        let named = [(&rule.headers, false), (&rule.without_headers, true)];
+        for (name, value, negated) in named
+            .into_iter()
+            .flat_map(|(map, negated)| map.iter().map(move |(name, value)| (name, value, negated)))
+        {
+            match routing_claim(name) {
+                Some(path) => {
+                    let path = path.into_iter().map(str::to_owned).collect();
+                    claims.push(ClaimCondition { path, value: value.clone(), negated });
+                }
+                None => headers.push(HeaderCondition::new(name, value, negated)),
+            }
+        }
+        let port = rule.port.filter(|_| listener.is_none());
+        Self { path: PathCondition::of(rule), headers, params: rule.query_params.clone(), claims, port }
     }
 
     /// Whether every request matches (Istio's catch-all, which a gateway moves behind all others).
     pub(crate) fn is_catch_all(&self) -> bool {
-        self.path.is_any() && self.headers.is_empty() && self.params.is_empty()
+        self.path.is_any()
+            && self.headers.is_empty()
+            && self.params.is_empty()
+            && self.claims.is_empty()
+            && self.port.is_none()
     }
 
     /// Whether everything but the path holds.
     pub(crate) fn hold_beside_path<'r>(&'r self, view: &View<'r>) -> bool {
         self.headers.iter().all(|condition| condition.holds(view))
             && self.params.iter().all(|(name, value)| param_holds(view.request.target(), name, value))
+            // Last, since each of them is a hostcall, and one that cannot be answered decides against the request.
+            && self.port.is_none_or(|port| view.known(view.request.facts.destination_port()) == Some(port))
+            && self.claims_hold(view)
+    }
+
+    fn claims_hold(&self, view: &View<'_>) -> bool {
+        if self.claims.is_empty() {
+            return true;
+        }
+        let token = view.known(view.request.facts.token());
+        !view.is_undecided() && self.claims.iter().all(|condition| condition.holds(token.as_ref()))
+    }
+}
+
+impl ClaimCondition {
+    fn holds(&self, token: Option<&Token>) -> bool {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        token.and_then(|token| token.claim(&path)).is_some_and(|claim| claim_matches(&self.value, claim))
+            != self.negated
+    }
+}
+
+/// A string that matches, or a list with such a string (`istio-api.md` 2.9); numbers and booleans never do.
+fn claim_matches(condition: &StringMatch, claim: Claim<'_>) -> bool {
+    match claim {
+        Claim::Text(text) => text_matches(condition, text),
+        Claim::List(mut items) => {
+            items.any(|item| matches!(item, Claim::Text(text) if text_matches(condition, text)))
+        }
+        _ => false,
     }
 }
 
@@ -147,7 +227,7 @@ impl HeaderCondition {
     }
 }
 
-fn text_matches(condition: &StringMatch, value: &[u8]) -> bool {
+pub(crate) fn text_matches(condition: &StringMatch, value: &[u8]) -> bool {
     match condition {
         StringMatch::Present => true,
         StringMatch::Exact(text) => value == text.as_bytes(),

@@ -1,15 +1,23 @@
-//! What has to be done to a request's headers so that Envoy carries the choice out.
+//! The headers by which Envoy's router is told the choice, and that nobody else may set.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_resources::virtual_service::{GRPC_RETRY_CONDITIONS, HttpRoute, Retries, retry_status};
 
+use crate::edit::Edit;
+
 /// The header that carries the chosen cluster's name to the route's `cluster_header`.
 pub const CLUSTER_HEADER: &str = "x-sailcloth-cluster";
 
 /// Headers that begin so are ours: a client's are removed.
-const OURS: &[u8] = b"x-sailcloth-";
+const OURS: &str = "x-sailcloth-";
+
+/// The header that carries the cluster of a copy to the native route's n-th `request_mirror_policies`, from 1 on.
+pub(crate) fn mirror_header(number: usize) -> String {
+    format!("x-sailcloth-mirror-{number}")
+}
 
 const TIMEOUT: &str = "x-envoy-upstream-rq-timeout-ms";
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
@@ -39,33 +47,17 @@ const DEFAULT_ATTEMPTS: u32 = 2;
 const DEFAULT_RETRY_ON: [&str; 5] =
     ["connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"];
 
-/// Edits of the request headers, to be made in one go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Effects<'e> {
-    /// Headers to remove: only such as the request has, each once.
-    pub remove: Vec<&'e str>,
-    /// Headers to set to one value, replacing what the request has.
-    pub set: Vec<(&'e str, &'e str)>,
-}
-
-impl<'e> Effects<'e> {
-    /// The edits for a request that goes to `cluster` by a rule with these controls.
-    pub(crate) fn route(
-        headers: &'e HeaderBlock,
-        controls: &'e [(&'static str, String)],
-        cluster: &'e str,
-    ) -> Self {
-        let mut set = vec![(CLUSTER_HEADER, cluster)];
-        set.extend(controls.iter().map(|(name, value)| (*name, value.as_str())));
-        let mut remove: Vec<&str> = Vec::new();
-        for (name, _) in headers.iter() {
-            let Some(name) = controlled(name) else { continue };
-            if !remove.contains(&name) && !set.iter().any(|(other, _)| *other == name) {
-                remove.push(name);
-            }
+/// Removals of the headers by which a client could choose for the router, beside those that are set anyway: only such
+/// as the request has, each once.
+pub(crate) fn forged<'e>(headers: &'e HeaderBlock, set: &[(&str, &str)]) -> Vec<Edit<'e>> {
+    let mut remove: Vec<&str> = Vec::new();
+    for (name, _) in headers.iter() {
+        let Some(name) = controlled(name) else { continue };
+        if !remove.contains(&name) && !set.iter().any(|(other, _)| *other == name) {
+            remove.push(name);
         }
-        Self { remove, set }
     }
+    remove.into_iter().map(|name| Edit::Remove(Cow::Borrowed(name))).collect()
 }
 
 /// The name of a header that no client may set; header names are ASCII in Envoy.
@@ -74,14 +66,26 @@ fn controlled(name: &[u8]) -> Option<&str> {
         return None;
     }
     let text = std::str::from_utf8(name).ok()?;
-    (name.starts_with(OURS) || CONTROLS.contains(&text)).then_some(text)
+    is_controlled(text).then_some(text)
+}
+
+/// Whether a header is ours or steers Envoy's router: neither a client nor a document's `headers` may set it.
+pub(crate) fn is_controlled(name: &str) -> bool {
+    name.starts_with(OURS) || CONTROLS.contains(&name)
 }
 
 /// The headers that carry a rule's timeout and retries to Envoy's router.
 pub(crate) fn controls(rule: &HttpRoute) -> Vec<(&'static str, String)> {
     // 0 is "none"; without the header Envoy's own 15 s would apply.
     let mut headers = vec![(TIMEOUT, milliseconds(rule.timeout.unwrap_or_default()))];
-    let default = Retries { attempts: DEFAULT_ATTEMPTS, per_try_timeout: None, retry_on: None };
+    let default = Retries {
+        attempts: DEFAULT_ATTEMPTS,
+        per_try_timeout: None,
+        retry_on: None,
+        backoff: None,
+        remote_localities: None,
+        ignore_previous_hosts: None,
+    };
     let retries = rule.retries.as_ref().unwrap_or(&default);
     headers.push((MAX_RETRIES, retries.attempts.to_string()));
     if retries.attempts > 0 {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use sailcloth_core::config::{Node, Problem};
-use sailcloth_core::decision::{Decision, Filter, Mode, Reason, RuleRef, Verdict};
+use sailcloth_core::decision::Reason;
 use sailcloth_core::facts::Sources;
 use sailcloth_core::request::Request;
 use sailcloth_resources::Config;
@@ -11,18 +11,22 @@ use sailcloth_resources::virtual_service::VirtualService;
 
 use crate::compile::compile;
 use crate::condition::{Conditions, View};
-use crate::effects::Effects;
+use crate::dice::{Dice, scale};
+use crate::edit::Pass;
+use crate::format::Unavailable;
 use crate::hosts::Hosts;
 use crate::index::Routes;
+use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::work::Work;
 
-/// A rule matched.
-const MATCHED: Reason = Reason::pass("matched");
 /// The host is known and none of its rules matched. Envoy and Istio answer 404 without a body; gRPC calls that
 /// `UNIMPLEMENTED`.
 const NO_ROUTE: Reason = Reason { code: "no_route", status: 404, grpc_status: 12, body: "" };
 /// No resource has rules for the host: for Istio the same 404.
 const NO_VIRTUAL_HOST: Reason = Reason { code: "no_virtual_host", status: 404, grpc_status: 12, body: "" };
+/// A rule asks for something that Envoy did not say: the token where no jwt filter ran, the port.
+const FACT_UNAVAILABLE: Reason = Reason { code: "fact_unavailable", status: 500, grpc_status: 13, body: "" };
 
 /// `VirtualService` documents, ready to decide.
 #[derive(Debug)]
@@ -54,9 +58,10 @@ pub(crate) struct Rule {
     pub(crate) policy: String,
     pub(crate) number: u32,
     pub(crate) arms: Vec<Arm>,
-    /// The sum of all weights, at least 1.
+    /// The sum of all weights; 0 where the rule answers by itself.
     pub(crate) total: u64,
     pub(crate) controls: Vec<(&'static str, String)>,
+    pub(crate) work: Work,
 }
 
 /// One destination of a rule.
@@ -65,16 +70,10 @@ pub(crate) struct Arm {
     pub(crate) cluster: String,
     pub(crate) label: String,
     pub(crate) weight: u64,
-}
-
-/// What was decided about a request, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome<'e> {
-    /// Verdict [`Verdict::Route`] with its rule, or [`Verdict::Deny`].
-    pub decision: Decision<'e>,
-    /// Edits of the request headers; none when the request is refused.
-    pub effects: Effects<'e>,
-    arm: Option<(usize, &'e Arm)>,
+    /// Edits for this destination, where the rule has others.
+    pub(crate) request: Pass,
+    pub(crate) response: Pass,
+    pub(crate) authority: Option<String>,
 }
 
 impl PartialEq for Arm {
@@ -84,21 +83,6 @@ impl PartialEq for Arm {
 }
 
 impl Eq for Arm {}
-
-impl Outcome<'_> {
-    /// The chosen cluster.
-    #[must_use]
-    pub fn cluster(&self) -> Option<&str> {
-        self.arm.map(|(_, arm)| arm.cluster.as_str())
-    }
-
-    /// The chosen destination's number in its rule, and its name for metrics: the subset, else the host; the cluster's
-    /// name where two destinations of a rule share that. Comes from the configuration, never from a request.
-    #[must_use]
-    pub fn arm(&self) -> Option<(usize, &str)> {
-        self.arm.map(|(number, arm)| (number, arm.label.as_str()))
-    }
-}
 
 impl Engine {
     /// Reads and compiles a configuration.
@@ -133,14 +117,22 @@ impl Engine {
         &self.sources
     }
 
-    /// Decides about a request. `random` draws among weighted destinations: uniform over all of `u64`.
+    /// Decides about a request. `random` draws among weighted destinations and for faults and mirrors: uniform over all
+    /// of `u64`.
     #[must_use]
-    pub fn decide<'e>(&'e self, request: &'e Request<'e>, random: u64) -> Outcome<'e> {
+    pub fn decide<'e>(&'e self, request: &Request<'e>, random: u64) -> Outcome<'e> {
         let table = self.hosts.find(request.authority()).and_then(|table| self.tables.get(table));
-        let Some(table) = table else { return refusal(NO_VIRTUAL_HOST) };
-        let found = table.find(request).and_then(|id| Some((id, self.rules.get(id)?)));
-        let routed = found.and_then(|(id, rule)| rule.route(id, request, random));
-        routed.unwrap_or_else(|| refusal(NO_ROUTE))
+        let Some(table) = table else { return Outcome::refusal(NO_VIRTUAL_HOST) };
+        let found = match table.find(request) {
+            Ok(found) => found.and_then(|entry| Some((entry, self.rules.get(entry.rule)?))),
+            Err(Unavailable) => return Outcome::refusal(FACT_UNAVAILABLE),
+        };
+        let Some((entry, rule)) = found else { return Outcome::refusal(NO_ROUTE) };
+        let arm = rule.draw(random);
+        match rule.carry_out(entry.rule, entry, request, arm, &mut Dice::new(random)) {
+            Ok(outcome) => outcome.unwrap_or_else(|| Outcome::refusal(NO_ROUTE)),
+            Err(Unavailable) => Outcome::refusal(FACT_UNAVAILABLE),
+        }
     }
 }
 
@@ -150,11 +142,13 @@ impl Table {
         Self { entries, routes }
     }
 
-    pub(crate) fn find(&self, request: &Request<'_>) -> Option<usize> {
+    /// The first entry that matches. A condition that cannot be decided before one is found decides nothing.
+    pub(crate) fn find(&self, request: &Request<'_>) -> Result<Option<&Entry>, Unavailable> {
         let view = View::new(request);
         let candidates = self.routes.candidates(&view).into_iter();
         let mut candidates = candidates.filter_map(|entry| self.entries.get(usize::try_from(entry).ok()?));
-        candidates.find(|entry| entry.matches(&view)).map(|entry| entry.rule)
+        let found = candidates.find(|entry| entry.matches(&view));
+        if view.is_undecided() { Err(Unavailable) } else { Ok(found) }
     }
 }
 
@@ -165,22 +159,6 @@ impl Entry {
 }
 
 impl Rule {
-    fn route<'e>(&'e self, id: usize, request: &'e Request<'e>, random: u64) -> Option<Outcome<'e>> {
-        let (number, arm) = self.draw(random)?;
-        let by = RuleRef { id, policy: &self.policy, rule: self.number };
-        Some(Outcome {
-            decision: Decision {
-                filter: Filter::Routing,
-                verdict: Verdict::Route,
-                by: Some(by),
-                reason: MATCHED,
-                mode: Mode::Enforce,
-            },
-            effects: Effects::route(request.headers, &self.controls, &arm.cluster),
-            arm: Some((number, arm)),
-        })
-    }
-
     /// The destination that a number falls to: the numbers are divided among the destinations in proportion to their
     /// weights, exactly but for one number in 2^64 per border.
     fn draw(&self, random: u64) -> Option<(usize, &Arm)> {
@@ -192,25 +170,5 @@ impl Rule {
             }
         }
         None
-    }
-}
-
-/// `random` of 2^64 to a number below `total`.
-fn scale(random: u64, total: u64) -> u64 {
-    let product = u128::from(random) * u128::from(total);
-    u64::try_from(product >> 64).unwrap_or_default()
-}
-
-fn refusal(reason: Reason) -> Outcome<'static> {
-    Outcome {
-        decision: Decision {
-            filter: Filter::Routing,
-            verdict: Verdict::Deny,
-            by: None,
-            reason,
-            mode: Mode::Enforce,
-        },
-        effects: Effects::default(),
-        arm: None,
     }
 }

@@ -297,7 +297,7 @@ mod tests {
             let names = 2 + round % 9;
             let count = dice.below(if round % 10 == 0 { 300 } else { 30 });
             let entries: Vec<Entry> = (0..count)
-                .map(|rule| Entry { rule, conditions: Rc::new(Conditions::of(&dice.rule(names))) })
+                .map(|rule| Entry { rule, conditions: Rc::new(Conditions::of(&dice.rule(names), None)) })
                 .collect();
             let table = Table::new(entries);
             filed += usize::from(matches!(table.routes, Routes::Filed(_)));
@@ -305,7 +305,7 @@ mod tests {
                 let request = dice.request(names);
                 let headers = HeaderBlock::from_pairs(request.iter().map(|(name, value)| (name, value)));
                 let request = Request { headers: &headers, facts: Facts::new(&NoProperties, &sources) };
-                let found = table.find(&request);
+                let found = table.find(&request).unwrap().map(|entry| entry.rule);
                 let view = View::new(&request);
                 let all = table.entries.iter().find(|entry| entry.matches(&view)).map(|entry| entry.rule);
                 assert_eq!(found, all, "{headers:?}\n{:#?}", table.entries);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn candidates(rules: Vec<HttpMatch>, headers: &[(&str, &str)]) -> usize {
-        let conditions: Vec<Conditions> = rules.iter().map(Conditions::of).collect();
+        let conditions: Vec<Conditions> = rules.iter().map(|rule| Conditions::of(rule, None)).collect();
         let routes = Routes::of(conditions.iter());
         let headers = HeaderBlock::from_pairs(headers.iter().copied());
         let sources = Sources::default();

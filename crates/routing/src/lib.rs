@@ -1,7 +1,7 @@
 //! The routing engine: `VirtualService` documents, compiled into an index by host, path, headers and parameters.
 //!
 //! [`Engine::decide`] takes a request and a random number and says which rule matched and which destination was drawn;
-//! [`Outcome::effects`] is what the filter has to do to the request's headers so that a stock Envoy carries it out.
+//! [`Outcome`] is also what the filter has to do so that a stock Envoy carries it out.
 //! Rules are tried in their order and the first that matches is taken; the index only skips what cannot match.
 //!
 //! ```
@@ -24,15 +24,26 @@
 
 mod compile;
 mod condition;
+mod cors;
+mod delegate;
+mod dice;
+mod edit;
 mod effects;
 mod engine;
+mod format;
 mod hosts;
 mod index;
+mod outcome;
+mod redirect;
+mod rewrite;
 mod settings;
+mod work;
 
 #[cfg(test)]
 mod tests;
 
-pub use effects::{CLUSTER_HEADER, Effects};
-pub use engine::{Engine, Outcome};
+pub use edit::Edit;
+pub use effects::CLUSTER_HEADER;
+pub use engine::Engine;
+pub use outcome::{Answer, Outcome};
 pub use settings::Settings;

@@ -1,11 +1,15 @@
 //! The filter's own settings.
 
+use std::time::Duration;
+
 use sailcloth_core::config::{Fields, Value, did_you_mean};
 
 /// Istio's names of outbound clusters.
 const DEFAULT_TEMPLATE: &str = "outbound|{port}|{subset}|{host}";
 const DEFAULT_PORT: u16 = 80;
 const DEFAULT_DOMAIN: &str = "cluster.local";
+/// More copies than that nobody means.
+const MAX_MIRRORS: i64 = 16;
 
 /// `settings` of the routing filter.
 #[derive(Debug, Clone)]
@@ -18,6 +22,20 @@ pub struct Settings {
     pub(crate) default_port: u16,
     /// The domain that short names are completed with (`domain`).
     pub(crate) domain: String,
+    /// The port that the listener stands for (`port`); asked of each connection when absent.
+    pub(crate) port: Option<u16>,
+    /// How many mirror policies the native route has (`mirrors`).
+    pub(crate) mirrors: usize,
+    /// What the native route says about retries (`nativeRetries`).
+    pub(crate) native_retries: NativeRetries,
+}
+
+/// The part of a retry policy that no request can set.
+#[derive(Debug, Clone)]
+pub(crate) struct NativeRetries {
+    pub(crate) backoff: Option<Duration>,
+    pub(crate) remote_localities: bool,
+    pub(crate) ignore_previous_hosts: bool,
 }
 
 /// The name of a cluster with places for what a destination says.
@@ -46,13 +64,35 @@ impl Settings {
                  answer 503",
             );
         }
-        let port = fields.get("defaultPort").and_then(|value| value.integer(1, 65535));
+        let port = |name| {
+            let port = fields.get(name).and_then(|value| value.integer(1, 65535));
+            port.and_then(|port| u16::try_from(port).ok())
+        };
+        let (listener, default_port) = (port("port"), port("defaultPort"));
+        let mirrors =
+            fields.get("mirrors").and_then(|value| value.integer(0, MAX_MIRRORS)).unwrap_or_default();
         let domain = fields.get("domain").and_then(|value| value.non_empty_text());
         Self {
             template: template.unwrap_or_default(),
             clusters,
-            default_port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(DEFAULT_PORT),
+            // Istio: "with several ports, the listener's".
+            default_port: default_port.or(listener).unwrap_or(DEFAULT_PORT),
             domain: domain.unwrap_or(DEFAULT_DOMAIN).to_ascii_lowercase(),
+            port: listener,
+            mirrors: usize::try_from(mirrors).unwrap_or_default(),
+            native_retries: NativeRetries::read(fields.get("nativeRetries").as_ref()),
+        }
+    }
+}
+
+impl NativeRetries {
+    fn read(value: Option<&Value<'_>>) -> Self {
+        let fields = value.and_then(Value::fields);
+        let flag = |name| fields.as_ref().and_then(|fields| fields.get(name)?.boolean());
+        Self {
+            backoff: fields.as_ref().and_then(|fields| fields.get("backoff")?.duration()),
+            remote_localities: flag("retryRemoteLocalities").unwrap_or(false),
+            ignore_previous_hosts: flag("retryIgnorePreviousHosts").unwrap_or(true),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::corpus::{root, yaml_files};
 use crate::native::errors;
 use crate::report::note;
 use crate::subject::{self, Engine, Subject};
-use crate::yaml::{self, items, map, text};
+use crate::yaml::{self, entries, items, map, text};
 
 /// The folder, or `None` after saying that it is not there.
 ///
@@ -107,14 +107,43 @@ pub fn ask(kind: &str, document: Node) -> Verdict {
     let subject =
         owner.and_then(|kind| subject::ALL.iter().find(|subject| subject.name == kind.filter.name()));
     let Some(subject) = subject else { return Verdict::NoFilter(kind.to_owned()) };
-    let settings = match subject.name {
-        // Every destination is this one cluster.
-        "routing" => vec![("cluster", text("any")), ("clusters", Node::List(vec![text("any")]))],
-        _ => Vec::new(),
-    };
-    let mut configuration = configuration(vec![document]);
-    yaml::set(&mut configuration, &["settings"], map(settings));
-    load(subject, &configuration)
+    if subject.name == "routing" {
+        return load(subject, &routing_configuration(vec![document]));
+    }
+    load(subject, &configuration(vec![document]))
+}
+
+/// VirtualServices with all that the routing filter wants to know beside them, so that only the documents are judged:
+/// every destination is one cluster, the native route has what they ask of it, and the delegates they name exist.
+#[must_use]
+pub fn routing_configuration(mut documents: Vec<Node>) -> Node {
+    let rules: Vec<Node> =
+        documents.iter().flat_map(|document| items(yaml::at(document, &["spec", "http"])).to_vec()).collect();
+    for delegate in rules.iter().filter_map(|rule| rule.field("delegate")) {
+        let name = |key| delegate.field(key).and_then(Node::text).filter(|name| !name.is_empty());
+        let Some(named) = name("name") else { continue };
+        let host = map(vec![("destination", map(vec![("host", text("delegated.example"))]))]);
+        let spec = map(vec![("http", Node::List(vec![map(vec![("route", Node::List(vec![host]))])]))]);
+        let namespace = name("namespace").unwrap_or("default");
+        documents.push(self::document("networking.istio.io/v1", "VirtualService", named, namespace, spec));
+    }
+    let retries = rules.iter().filter_map(|rule| rule.field("retries"));
+    let native: Vec<(String, Node)> = retries
+        .flat_map(|retries| entries(Some(retries)).to_vec())
+        .filter(|(key, _)| {
+            ["backoff", "retryRemoteLocalities", "retryIgnorePreviousHosts"].contains(&key.as_str())
+        })
+        .collect();
+    let settings = map(vec![
+        ("cluster", text("any")),
+        ("clusters", Node::List(vec![text("any")])),
+        ("mirrors", Node::Integer(4)),
+        ("nativeRetries", Node::Map(native)),
+    ]);
+    let mut configuration = configuration(documents);
+    yaml::set(&mut configuration, &["settings"], settings);
+    yaml::set(&mut configuration, &["workload", "namespace"], text("default"));
+    configuration
 }
 
 /// Loads a configuration into a filter's engine.

@@ -54,6 +54,107 @@ fn the_table_of_request_authentication_is_complete_and_true() {
     });
 }
 
+#[test]
+fn the_table_of_virtual_service_is_complete_and_true() {
+    check("VirtualService", "routing", |field| {
+        let rule = |more: String| format!("{{hosts: [a.example], http: [{{route: [{TO}], {more}}}]}}");
+        let Some(rest) = field.strip_prefix("http[].") else {
+            return Some(match field {
+                "hosts" | "http" => rule("name: a".to_owned()),
+                "gateways" => format!("{{hosts: [a.example], gateways: [g], http: [{{route: [{TO}]}}]}}"),
+                "exportTo" => format!("{{hosts: [a.example], exportTo: ['.'], http: [{{route: [{TO}]}}]}}"),
+                _ => other_protocol(field)?,
+            });
+        };
+        let own = |action: &str| format!("{{hosts: [a.example], http: [{{{action}}}]}}");
+        let (part, inner) = rest.split_once('.').unwrap_or((rest, ""));
+        Some(match part.trim_end_matches("[]") {
+            "name" => rule("name: a".to_owned()),
+            "timeout" => rule("timeout: 5s".to_owned()),
+            "match" => rule(format!("match: [{{{}}}]", match_sample(inner)?)),
+            "route" => match inner.strip_prefix("headers") {
+                Some(_) => own(&format!("route: [{{destination: {{host: b.example}}, {HEADERS}}}]")),
+                None => own("route: [{destination: {host: b.example, subset: v1, port: {number: 80}}, weight: 1}]"),
+            },
+            "headers" => rule(HEADERS.to_owned()),
+            "rewrite" if inner.starts_with("uriRegexRewrite") => {
+                rule("rewrite: {uriRegexRewrite: {match: '/(a)', rewrite: '/\\1'}}".to_owned())
+            }
+            "rewrite" => rule("rewrite: {uri: /b, authority: b.example}".to_owned()),
+            "redirect" => own(match inner {
+                "derivePort" => "redirect: {derivePort: FROM_REQUEST_PORT}",
+                "prefixRewrite" => "redirect: {prefixRewrite: /b}",
+                _ => "redirect: {uri: /b, authority: b.example, scheme: https, port: 8443, redirectCode: 308}",
+            }),
+            "directResponse" if inner.ends_with("bytes") => own("directResponse: {status: 200, body: {bytes: aGk=}}"),
+            "directResponse" => own("directResponse: {status: 200, body: {string: hi}}"),
+            "delegate" => own("delegate: {name: b, namespace: default}"),
+            "retries" => rule(match inner {
+                "backoff" => "retries: {attempts: 1, backoff: 10ms}".to_owned(),
+                "retryRemoteLocalities" => "retries: {attempts: 1, retryRemoteLocalities: true}".to_owned(),
+                "retryIgnorePreviousHosts" => "retries: {attempts: 1, retryIgnorePreviousHosts: false}".to_owned(),
+                _ => "retries: {attempts: 1, perTryTimeout: 1s, retryOn: 5xx}".to_owned(),
+            }),
+            "fault" => rule(format!("fault: {{{}}}", fault_sample(inner))),
+            "mirror" => rule("mirror: {host: b.example, subset: v1, port: {number: 80}}".to_owned()),
+            "mirrorPercentage" => rule("mirror: {host: b.example}, mirrorPercentage: {value: 5}".to_owned()),
+            "mirrorPercent" => rule("mirror: {host: b.example}, mirrorPercent: 5".to_owned()),
+            "mirrors" => rule(
+                "mirrors: [{destination: {host: b.example, subset: v1, port: {number: 80}}, percentage: {value: 5}}]"
+                    .to_owned(),
+            ),
+            "corsPolicy" => rule(format!(
+                "corsPolicy: {{allowOrigin: [a], allowOrigins: [{{exact: a}}, {{prefix: a}}, {{regex: a}}], allowMethods: [GET], \
+                 allowHeaders: [x-a], exposeHeaders: [x-a], maxAge: 5s, allowCredentials: true, unmatchedPreflights: {}}}",
+                "IGNORE"
+            )),
+            _ => return None,
+        })
+    });
+}
+
+const TO: &str = "{destination: {host: b.example}}";
+const HEADERS: &str = "headers: {request: {set: {x-a: a}, add: {x-b: b}, remove: [x-c]}, \
+                       response: {set: {x-a: a}, add: {x-b: b}, remove: [x-c]}}";
+
+fn match_sample(field: &str) -> Option<String> {
+    let (name, kind) = field.split_once('.').unwrap_or((field, "exact"));
+    Some(match name {
+        "" | "name" => "name: a".to_owned(),
+        "uri" | "scheme" | "method" | "authority" => format!("{name}: {{{kind}: /a}}"),
+        "headers" | "withoutHeaders" | "queryParams" => format!("{name}: {{x-a: {{exact: a}}}}"),
+        "ignoreUriCase" => "uri: {exact: /a}, ignoreUriCase: true".to_owned(),
+        "port" => "port: 80".to_owned(),
+        "gateways" => "gateways: [mesh]".to_owned(),
+        "sourceLabels" => "sourceLabels: {app: a}".to_owned(),
+        "sourceNamespace" | "statPrefix" => format!("{name}: a"),
+        _ => return None,
+    })
+}
+
+fn fault_sample(field: &str) -> &'static str {
+    match field {
+        "delay.exponentialDelay" => "delay: {exponentialDelay: 1s, percentage: {value: 5}}",
+        "delay.percent" => "delay: {fixedDelay: 1s, percent: 5}",
+        "abort.grpcStatus" => "abort: {grpcStatus: UNAVAILABLE, percentage: {value: 5}}",
+        "abort.http2Error" => "abort: {http2Error: a, percentage: {value: 5}}",
+        field if field.starts_with("abort") => "abort: {httpStatus: 503, percentage: {value: 5}}",
+        _ => "delay: {fixedDelay: 1s, percentage: {value: 5}}",
+    }
+}
+
+/// `tls` and `tcp`, with everything that they may say.
+fn other_protocol(field: &str) -> Option<String> {
+    let asked = "destinationSubnets: [10.0.0.0/8], gateways: [mesh], port: 80, sourceLabels: {app: a}, sourceNamespace: a";
+    let sent = "route: [{destination: {host: b.example, subset: v1, port: {number: 80}}, weight: 1}]";
+    let (protocol, more) = match field.split_once('[').map_or(field, |(name, _)| name) {
+        "tls" => ("tls", "sniHosts: [a.example]"),
+        "tcp" => ("tcp", "sourceSubnet: 10.0.0.0/8"),
+        _ => return None,
+    };
+    Some(format!("{{hosts: [a.example], {protocol}: [{{match: [{{{asked}, {more}}}], {sent}}}]}}"))
+}
+
 /// Every field of a kind's schema has one row in its filter's README, and the filter does with a sample what the row says.
 fn check(kind: &str, filter: &str, sample: impl Fn(&str) -> Option<String>) {
     let Some(folder) = folder() else { return };
