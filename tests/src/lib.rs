@@ -24,6 +24,7 @@ pub mod emulator;
 pub mod envoy;
 pub mod facts;
 pub mod field_table;
+pub mod issuer;
 pub mod judge;
 pub mod keys;
 pub mod native;

@@ -62,8 +62,8 @@ impl Shipped {
         let mut ports = Ports::new();
         let (port, admin) = (ports.free().unwrap(), ports.free().unwrap());
         let upstream = Echo::start();
-        let map =
-            PortMap::from([(10000, port), (9901, admin), (8080, upstream.port()), (8081, upstream.port())]);
+        let upstreams = [8080, 8081, 8090].map(|port| (port, upstream.port()));
+        let map: PortMap = [(10000, port), (9901, admin)].into_iter().chain(upstreams).collect();
         let config = serde_json::from_str(&retarget(&text, &map).unwrap()).unwrap();
         let (name, binary) = (name.to_owned(), binary.to_owned());
         let spec = Box::new(move |config| {

@@ -39,7 +39,9 @@ pub enum Answer {
         /// Response body.
         body: Vec<u8>,
     },
-    /// The connection was reset, the response was too large, or it could not be read.
+    /// A response whose body is longer than [`Plugin::MAX_ANSWER`](crate::Plugin::MAX_ANSWER) and was not read.
+    TooLarge,
+    /// The connection was reset, the response was too large for Envoy, or it could not be read.
     Failed,
 }
 
@@ -75,9 +77,12 @@ pub(crate) fn sender(token: u32) -> Option<u32> {
 }
 
 /// Reads the answer inside the callback.
-pub(crate) fn answer(header_count: usize, body_size: usize) -> Answer {
+pub(crate) fn answer(header_count: usize, body_size: usize, max: usize) -> Answer {
     if header_count == 0 {
         return Answer::Failed;
+    }
+    if body_size > max {
+        return Answer::TooLarge;
     }
     let read = || {
         let headers = HeaderBlock::parse(abi::header_pairs(Map::CalloutResponse).ok()?).ok()?;

@@ -108,7 +108,7 @@ impl<P: Plugin> Registry<P> {
 
     /// `proxy_on_http_call_response`. The context is the root's, whichever stream called.
     pub fn callout(&self, context: u32, token: u32, headers: usize, body: usize) {
-        let answer = callout::answer(headers, body);
+        let answer = callout::answer(headers, body, P::MAX_ANSWER);
         let sender = callout::sender(token).map(StreamId);
         self.on_root(context, |plugin, streams| plugin.callout(streams, sender, Token::of(token), answer));
     }

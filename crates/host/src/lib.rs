@@ -14,6 +14,7 @@ mod context;
 mod export;
 pub mod foreign;
 mod http;
+pub mod lease;
 pub mod log;
 pub mod metrics;
 mod plugin;

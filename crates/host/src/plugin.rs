@@ -13,6 +13,9 @@ pub trait Plugin: Sized + 'static {
     /// Which filter this is.
     const FILTER: Filter;
 
+    /// The longest answer of a callout that is read, in bytes: a VM's memory never shrinks, and Envoy takes 32 MiB.
+    const MAX_ANSWER: usize = 1 << 20;
+
     /// What it keeps for one stream, from request to log.
     type Stream: Default + 'static;
 

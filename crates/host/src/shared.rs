@@ -30,6 +30,14 @@ pub fn read(key: &[u8]) -> Result<Option<(Vec<u8>, Version)>, Status> {
     }
 }
 
+/// Writes a key, whatever it was.
+///
+/// # Errors
+/// The status of the host.
+pub fn overwrite(key: &[u8], value: &[u8]) -> Result<(), Status> {
+    abi::set_shared_data(key, value, 0)
+}
+
 /// Writes a key if it is still as it was read; `None` means that it did not exist.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::places::{Found, Place, Places, without_params};
 use crate::rule::Rule;
 use crate::verification::{Miss, Verified};
 use crate::{
-    Algorithms, CORS_PREFLIGHT, Edit, Environment, NO_TOKEN, Outcome, Refusal, Settings, TokenCache,
+    CORS_PREFLIGHT, Edit, Environment, KeySource, KeyStore, NO_TOKEN, Outcome, Refusal, Settings, TokenCache,
     VALID_TOKEN, Verifier,
 };
 
@@ -27,7 +27,7 @@ type Wire = Config<RequestAuthentication, Settings>;
 pub struct Engine {
     pub(crate) settings: Settings,
     /// Those that this build verifies.
-    pub(crate) algorithms: Algorithms,
+    pub(crate) environment: Environment,
     sources: Sources,
     documents: usize,
     /// `namespace/name` by number.
@@ -40,6 +40,8 @@ pub struct Engine {
     /// The first rule that a token must be there for.
     required: Option<usize>,
     pub(crate) places: Places,
+    /// Key sets that are fetched, by number.
+    key_sources: Vec<KeySource>,
     /// Every request header that some rule may write, sorted: clients may not.
     output_headers: BTreeSet<String>,
 }
@@ -66,17 +68,21 @@ impl Engine {
     fn compile(config: &Wire, environment: &Environment, problems: &Problems) -> Self {
         let applicable = config.applicable();
         let mut places = Places::default();
+        let mut key_sources = Vec::new();
         // In order of issuer, those of one issuer in the order written.
         let mut sorted: BTreeMap<Option<String>, Vec<Rule>> = BTreeMap::new();
         // What does not apply here is compiled too, and dropped: its problems would surface in another workload.
         for document in &config.resources {
             let policy = applicable.iter().position(|one| std::ptr::eq(*one, document));
-            let mut unused = Places::default();
             for (index, rule) in document.spec.rules.iter().enumerate() {
-                let places = if policy.is_some() { &mut places } else { &mut unused };
+                let mut unused = (Places::default(), Vec::new());
+                let (places, sources) = match policy {
+                    Some(_) => (&mut places, &mut key_sources),
+                    None => (&mut unused.0, &mut unused.1),
+                };
                 let settings = config.settings.issuers.of(rule.issuer.as_deref());
                 let place = (policy.unwrap_or(0), index);
-                let rule = Rule::compile(rule, place, places, settings, environment, problems);
+                let rule = Rule::compile(rule, place, places, sources, settings, environment, problems);
                 if let Some(rule) = rule.filter(|_| policy.is_some()) {
                     sorted.entry(rule.issuer.clone()).or_default().push(rule);
                 }
@@ -93,7 +99,7 @@ impl Engine {
         let (by_issuer, any_issuer) = index(&rules);
         Self {
             settings: config.settings.clone(),
-            algorithms: environment.algorithms,
+            environment: *environment,
             sources: config.common.sources,
             documents: applicable.len(),
             policies: applicable.iter().map(|document| document.metadata.id()).collect(),
@@ -102,6 +108,7 @@ impl Engine {
             by_issuer,
             any_issuer,
             places,
+            key_sources,
             output_headers,
         }
     }
@@ -124,11 +131,19 @@ impl Engine {
         TokenCache::new(self.settings.token_cache_bytes)
     }
 
-    /// Decides about a request at a time since the epoch. `cache` is one that only this engine uses.
-    pub fn decide(
+    /// The fetched key sets, none yet, for [`Self::decide`]; one per worker.
+    #[must_use]
+    pub fn key_store<W: Copy + PartialEq>(&self) -> KeyStore<W> {
+        KeyStore::new(&self.key_sources, &self.settings.jwks, self.environment)
+    }
+
+    /// Decides about a request at a time since the epoch. `keys` and `cache` are those that only this engine uses. A
+    /// refusal with [`Outcome::wants`] may become another decision when keys have been fetched: see [`KeyStore::wait`].
+    pub fn decide<W>(
         &self,
         request: &Request<'_>,
         now: Duration,
+        keys: &KeyStore<W>,
         verifier: &impl Verifier,
         cache: &mut TokenCache,
     ) -> Outcome<'_> {
@@ -140,15 +155,18 @@ impl Engine {
         if found.is_empty() {
             return match self.required {
                 None => self.pass(NO_TOKEN, edits),
-                rule => self.refuse(request, &Miss { refusal: Refusal::Missing, rule }, edits),
+                rule => {
+                    let miss = Miss { refusal: Refusal::Missing, rule, wants: Vec::new() };
+                    self.refuse(request, miss, edits)
+                }
             };
         }
-        match self.verify(&found, now, verifier, cache) {
-            Err(miss) => self.refuse(request, &miss, edits),
+        match self.verify(&found, now, keys, verifier, cache) {
+            Err(miss) => self.refuse(request, miss, edits),
             Ok(verified) => {
                 self.write(request, &found, &verified, &mut edits);
                 let decision = self.decision(Verdict::Allow, Some(verified.rule), VALID_TOKEN);
-                Outcome { decision, edits, verified: Some(verified), challenge: None }
+                Outcome { decision, edits, wants: Vec::new(), verified: Some(verified), challenge: None }
             }
         }
     }
@@ -192,15 +210,17 @@ impl Engine {
         Outcome {
             decision: self.decision(Verdict::Allow, None, reason),
             edits,
+            wants: Vec::new(),
             verified: None,
             challenge: None,
         }
     }
 
-    fn refuse<'e>(&'e self, request: &Request<'_>, miss: &Miss, edits: Vec<Edit<'e>>) -> Outcome<'e> {
+    fn refuse<'e>(&'e self, request: &Request<'_>, miss: Miss, edits: Vec<Edit<'e>>) -> Outcome<'e> {
         let mut decision = self.decision(Verdict::Deny, miss.rule, miss.refusal.reason());
         decision.mode = self.mode(miss.rule);
-        Outcome { decision, edits, verified: None, challenge: challenge(request, miss.refusal) }
+        let challenge = challenge(request, miss.refusal);
+        Outcome { decision, edits, wants: miss.wants, verified: None, challenge }
     }
 
     fn decision(&self, verdict: Verdict, rule: Option<usize>, reason: Reason) -> Decision<'_> {

@@ -115,6 +115,11 @@ impl KeySet {
         self.0.is_empty()
     }
 
+    /// Whether it has a key of just this `kid`.
+    pub(crate) fn names(&self, id: &[u8]) -> bool {
+        self.0.iter().any(|key| key.id.as_ref().is_some_and(|own| own.as_bytes() == id))
+    }
+
     /// Verifies the signature of a token with the keys that fit: `kid` is compared where both have one, `alg` and type
     /// always.
     ///

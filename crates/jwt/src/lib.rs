@@ -3,6 +3,7 @@
 //! - [`Engine::load`] reads a filter's configuration; every problem is reported.
 //! - [`Engine::decide`] decides about one request, and says what to change in it: [`Outcome`].
 //! - [`Engine::verify_token`] verifies one token, for tools and tests.
+//! - [`KeyStore`] fetches key sets that are not inline, and says which requests wait for them.
 //! - [`Jws`], [`Claims`], [`KeySet`] are the parts of that, usable alone.
 //!
 //! RSA and ECDSA signatures are the host's business ([`Verifier`]): inside Wasm they are 54 and 18 times slower than
@@ -26,6 +27,7 @@ mod engine;
 mod issuer;
 mod jws;
 mod keys;
+mod keystore;
 mod local;
 mod outcome;
 mod places;
@@ -34,6 +36,7 @@ mod rule;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod url;
 mod verification;
 
 pub use algorithm::{Algorithm, Algorithms, Curve, Family, Hash, Scheme};
@@ -43,9 +46,14 @@ pub use engine::Engine;
 pub use issuer::{IssuerSettings, Issuers};
 pub use jws::Jws;
 pub use keys::{KeySet, Origin};
+pub use keystore::{
+    Answer, Call, Event, FetchError, FetchSettings, KeySource, KeyStore, Lease, Note, Surroundings, Wait,
+    Want,
+};
 pub use outcome::{Edit, Outcome};
 pub use reason::{CORS_PREFLIGHT, NO_TOKEN, Refusal, VALID_TOKEN};
 pub use settings::Settings;
+pub use url::Url;
 
 /// What surrounds an engine when it is loaded.
 #[derive(Debug, Clone, Copy)]

@@ -8,8 +8,8 @@ use sailcloth_core::decision::{Decision, LocalReply};
 use sailcloth_core::identity::Token;
 use sailcloth_core::request::Request;
 
-use crate::Refusal;
 use crate::verification::Verified;
+use crate::{Refusal, Want};
 
 /// The most of a request's URL that a challenge repeats, in bytes (Envoy's limit).
 const MAX_REALM: usize = 256;
@@ -30,6 +30,8 @@ pub struct Outcome<'e> {
     /// Changes to the request, in their order. They are made whatever the decision is: the first ones remove what a
     /// client must not be able to say.
     pub edits: Vec<Edit<'e>>,
+    /// Keys that were missing: of a refusal that a fetch may change.
+    pub wants: Vec<Want>,
     pub(crate) verified: Option<Rc<Verified>>,
     pub(crate) challenge: Option<String>,
 }

@@ -78,6 +78,8 @@ pub enum Refusal {
     NotYetValid,
     /// No audience of the rule is in `aud`.
     WrongAudience,
+    /// The keys of the rule have not been fetched yet, or could not be.
+    KeysUnavailable,
     /// No key of the rule has this `kid`.
     UnknownKid,
     /// Keys are there, but none for this algorithm: RS256 with an EC key, or a key whose `alg` is another.
@@ -97,7 +99,7 @@ const INTERNAL: u8 = 13;
 
 impl Refusal {
     /// Every refusal, for tables and documentation.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Missing,
         Self::TooLarge,
         Self::NotCompact,
@@ -131,6 +133,7 @@ impl Refusal {
         Self::Expired,
         Self::NotYetValid,
         Self::WrongAudience,
+        Self::KeysUnavailable,
         Self::UnknownKid,
         Self::KeyAlgMismatch,
         Self::BadSignature,
@@ -190,6 +193,7 @@ impl Refusal {
             Self::Expired => ("token_expired", "Jwt is expired"),
             Self::NotYetValid => ("token_not_yet_valid", "Jwt not yet valid"),
             Self::WrongAudience => ("wrong_audience", "Audiences in Jwt are not allowed"),
+            Self::KeysUnavailable => ("keys_unavailable", "Jwks remote fetch is failed"),
             Self::UnknownKid => ("unknown_kid", NO_KEY),
             Self::KeyAlgMismatch => ("key_alg_mismatch", NO_KEY),
             Self::BadSignature => ("bad_signature", "Jwt verification fails"),

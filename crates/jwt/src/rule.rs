@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use sailcloth_core::config::{Node, Problems, Value};
+use sailcloth_core::config::{Node, Path, Problems, Value};
 use sailcloth_core::identity::Claim;
-use sailcloth_resources::request_authentication::{ClaimHeader, JwtRule, KeySource, Presence};
+use sailcloth_resources::request_authentication::{self, ClaimHeader, JwtRule, Presence};
 
 use crate::claim_header::header_value;
 use crate::claims::bare_audience;
 use crate::places::{Place, PlaceId, Places};
 use crate::verification::Verified;
-use crate::{Algorithms, Claims, Environment, IssuerSettings, Jws, KeySet, Origin, Refusal, Verifier};
+use crate::{
+    Algorithms, Claims, Environment, IssuerSettings, Jws, KeySet, KeySource, KeyStore, Origin, Refusal, Url,
+    Verifier, Want,
+};
 
 /// The claims that Istio always splits at spaces.
 const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
@@ -25,7 +28,7 @@ pub(crate) struct Rule {
     pub(crate) issuer: Option<String>,
     /// In bare form; empty: any.
     audiences: Vec<String>,
-    keys: KeySet,
+    keys: Keys,
     pub(crate) places: Vec<PlaceId>,
     pub(crate) forward: bool,
     pub(crate) required: bool,
@@ -33,6 +36,14 @@ pub(crate) struct Rule {
     claim_headers: Vec<ClaimHeader>,
     space_delimited: Vec<String>,
     pub(crate) settings: IssuerSettings,
+}
+
+/// The keys of a rule.
+#[derive(Debug)]
+enum Keys {
+    Inline(KeySet),
+    /// The number of a source.
+    Fetched(usize),
 }
 
 /// A token, read but not verified.
@@ -61,11 +72,12 @@ impl Rule {
         rule: &JwtRule,
         (policy, index): (usize, usize),
         places: &mut Places,
+        sources: &mut Vec<KeySource>,
         settings: IssuerSettings,
         environment: &Environment,
         problems: &Problems,
     ) -> Option<Self> {
-        let keys = compile_keys(rule, environment, problems)?;
+        let keys = compile_keys(rule, sources, environment, problems)?;
         let mut space_delimited = rule.space_delimited_claims.clone();
         space_delimited.extend(SPACE_DELIMITED.map(str::to_owned));
         Some(Self {
@@ -91,11 +103,14 @@ impl Rule {
 
     /// Verifies a token, in Envoy's order: issuer, dates, audience, signature. What the issuer's settings ask for stands
     /// before the dates: a token that lacks `exp` cannot be judged by it.
-    pub(crate) fn verify(
+    /// Keys that are missing are added to `wants`.
+    pub(crate) fn verify<W>(
         &self,
         token: &Parsed<'_>,
         now: Duration,
+        keys: &KeyStore<W>,
         verifier: &impl Verifier,
+        wants: &mut Vec<Want>,
     ) -> Result<(), Refusal> {
         if self.issuer.as_ref().is_some_and(|issuer| token.claims.issuer() != Some(issuer.as_bytes())) {
             return Err(Refusal::UnknownIssuer);
@@ -103,7 +118,10 @@ impl Rule {
         self.check_settings(token)?;
         token.claims.validity(self.settings.leeway).check(now)?;
         self.check_audience(&token.claims)?;
-        self.keys.verify(&token.jws, verifier)
+        match &self.keys {
+            Keys::Inline(set) => set.verify(&token.jws, verifier),
+            Keys::Fetched(source) => keys.verify(*source, &token.jws, verifier, wants),
+        }
     }
 
     fn check_settings(&self, token: &Parsed<'_>) -> Result<(), Refusal> {
@@ -132,12 +150,22 @@ impl Rule {
     }
 
     /// What a verified token hands on.
-    pub(crate) fn identity(&self, number: usize, place: PlaceId, token: &Parsed<'_>) -> Verified {
+    pub(crate) fn identity<W>(
+        &self,
+        number: usize,
+        place: PlaceId,
+        token: &Parsed<'_>,
+        keys: &KeyStore<W>,
+    ) -> Verified {
         let is_list = |key: &[u8]| self.space_delimited.iter().any(|name| name.as_bytes() == key);
         let identity = token.claims.token.with_lists(is_list);
         Verified {
             rule: number,
             place,
+            keys: match &self.keys {
+                Keys::Inline(_) => None,
+                Keys::Fetched(source) => Some((*source, keys.version(*source))),
+            },
             validity: token.claims.validity(self.settings.leeway),
             principal: identity.principal(),
             outputs: self.outputs(token),
@@ -155,25 +183,58 @@ impl Rule {
     }
 }
 
-fn compile_keys(rule: &JwtRule, environment: &Environment, problems: &Problems) -> Option<KeySet> {
+fn compile_keys(
+    rule: &JwtRule,
+    sources: &mut Vec<KeySource>,
+    environment: &Environment,
+    problems: &Problems,
+) -> Option<Keys> {
     let nothing = Node::Null;
-    let refuse = |path, message: &str| {
-        Value::at(&nothing, path, problems).error(message);
-        None
-    };
-    match &rule.keys {
-        KeySource::Inline { jwks, path } => {
-            KeySet::read(&Value::at(jwks.expose(), path.clone(), problems), Origin::Inline, environment)
+    let refuse = |path: &Path, why: String| Value::at(&nothing, path.clone(), problems).error(why);
+    let source = match &rule.keys {
+        request_authentication::KeySource::Inline { jwks, path } => {
+            let set =
+                KeySet::read(&Value::at(jwks.expose(), path.clone(), problems), Origin::Inline, environment)?;
+            return Some(Keys::Inline(set));
         }
-        KeySource::Uri(_) => refuse(
-            rule.path.key("jwksUri"),
-            "fetching keys is not supported by this version of the jwt filter; give the key set inline as `jwks`",
-        ),
-        KeySource::Discovery => refuse(
-            rule.path.clone(),
-            "has neither `jwks` nor `jwksUri`, and discovering keys at the issuer is not supported by this version of the jwt filter; give the key set inline as `jwks`",
-        ),
+        request_authentication::KeySource::Uri { uri, path } => {
+            let url = Url::parse(uri).map_err(|why| refuse(path, why.to_owned())).ok()?;
+            let issuer = rule.issuer.clone().unwrap_or_else(|| url.to_string());
+            KeySource { path: path.to_string(), issuer, url, discovery: false, timeout: rule.timeout }
+        }
+        request_authentication::KeySource::Discovery => {
+            let issuer = rule.issuer.clone()?;
+            let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+            let url = Url::parse(&url).map_err(|why| {
+                refuse(&rule.path, format!("has neither `jwks` nor `jwksUri`, and its `issuer` {why}: keys cannot be discovered there"));
+            });
+            KeySource {
+                path: rule.path.to_string(),
+                issuer,
+                url: url.ok()?,
+                discovery: true,
+                timeout: rule.timeout,
+            }
+        }
+    };
+    Some(Keys::Fetched(number(source, sources)))
+}
+
+/// The number of a source; rules with the same URL share its keys, and the longest timeout.
+fn number(source: KeySource, sources: &mut Vec<KeySource>) -> usize {
+    let same = |one: &KeySource| {
+        one.url == source.url
+            && one.discovery == source.discovery
+            && (!one.discovery || one.issuer == source.issuer)
+    };
+    let known = sources.iter().position(same);
+    if let Some(one) = known.and_then(|known| sources.get_mut(known)) {
+        one.timeout = one.timeout.max(source.timeout);
     }
+    known.unwrap_or_else(|| {
+        sources.push(source);
+        sources.len() - 1
+    })
 }
 
 /// An audience of the configuration in bare form; what is taken off are whole letters, so that text stays text.

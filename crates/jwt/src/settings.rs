@@ -2,6 +2,7 @@
 
 use sailcloth_core::config::Fields;
 
+use crate::FetchSettings;
 use crate::issuer::Issuers;
 
 /// What a filter keeps of verified tokens where nothing is set: about a thousand tokens of usual size.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub max_token_bytes: usize,
     /// `issuers`: what holds for single issuers.
     pub issuers: Issuers,
+    /// `jwks`: how key sets are fetched and kept.
+    pub jwks: FetchSettings,
 }
 
 impl Settings {
@@ -32,7 +35,9 @@ impl Settings {
         let cache = cache.and_then(|cache| cache.get("bytes")?.integer(0, MAX_CACHE_BYTES));
         let token = fields.get("maxTokenBytes");
         let token = token.and_then(|value| value.integer(MIN_TOKEN_BYTES, MAX_TOKEN_BYTES));
+        let jwks = fields.get("jwks").and_then(|value| value.fields());
         Self {
+            jwks: jwks.map(|jwks| FetchSettings::read(&jwks)).unwrap_or_default(),
             token_cache_bytes: size(cache.unwrap_or(CACHE_BYTES)),
             max_token_bytes: size(token.unwrap_or(TOKEN_BYTES)),
             issuers: fields.get("issuers").map(|issuers| Issuers::read(&issuers)).unwrap_or_default(),

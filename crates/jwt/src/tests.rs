@@ -4,6 +4,7 @@ mod bad_input;
 mod cache;
 mod decisions;
 mod effects;
+mod keystore;
 mod settings;
 
 use std::borrow::Cow;
@@ -128,7 +129,7 @@ fn decide_at<'e>(
         standard.into_iter().filter(|(name, _)| !given(name)).chain(headers.iter().copied()),
     );
     let request = Request { headers: &block, facts: Facts::new(&NoProperties, engine.sources()) };
-    engine.decide(&request, now, verifier, cache)
+    engine.decide(&request, now, &engine.key_store::<u32>(), verifier, cache)
 }
 
 /// `verdict code status by`.

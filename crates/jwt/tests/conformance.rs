@@ -154,7 +154,13 @@ fn engine_of(documents: Vec<Node>) -> Result<Engine, String> {
 
 fn decide<'e>(engine: &'e Engine, headers: &HeaderBlock) -> Outcome<'e> {
     let request = Request { headers, facts: Facts::new(&NoProperties, engine.sources()) };
-    engine.decide(&request, Duration::from_secs(TODAY), &Both, &mut engine.cache())
+    engine.decide(
+        &request,
+        Duration::from_secs(TODAY),
+        &engine.key_store::<u32>(),
+        &Both,
+        &mut engine.cache(),
+    )
 }
 
 fn key_set(jwks: &Node) -> Result<KeySet, String> {

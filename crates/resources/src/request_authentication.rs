@@ -11,6 +11,8 @@ use crate::{Kind, Metadata, Resource, Scope};
 const MAX_SPACE_DELIMITED: usize = 64;
 /// Istio's limit on the length of `jwksUri`.
 const MAX_URI: usize = 2048;
+/// Istio's default of `timeout`.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A RequestAuthentication.
 #[derive(Debug, Clone)]
@@ -32,6 +34,8 @@ pub struct JwtRule {
     pub audiences: Vec<String>,
     /// Where the keys come from.
     pub keys: KeySource,
+    /// How long fetching them may take; 5 s where nothing is said.
+    pub timeout: Duration,
     /// Headers that may hold the token.
     pub from_headers: Vec<FromHeader>,
     /// Query parameters that may hold it.
@@ -60,8 +64,13 @@ pub enum KeySource {
         /// Where it stands.
         path: Path,
     },
-    /// `jwksUri`.
-    Uri(String),
+    /// `jwksUri`: `http://…` or `https://…`.
+    Uri {
+        /// The URL.
+        uri: String,
+        /// Where it stands.
+        path: Path,
+    },
     /// Neither: discovered at the issuer (OpenID Connect Discovery 1.0).
     Discovery,
 }
@@ -114,6 +123,7 @@ impl JwtRule {
     fn read(value: &Value<'_>) -> Option<Self> {
         let fields = value.fields()?;
         let issuer = fields.get("issuer").and_then(|issuer| issuer.non_empty_text()).map(str::to_owned);
+        let timeout = read_timeout(&fields);
         let keys = read_keys(&fields);
         let forward = fields.get("forwardOriginalToken").and_then(|forward| forward.boolean());
         let from_headers =
@@ -125,6 +135,7 @@ impl JwtRule {
             issuer,
             audiences: fields.get("audiences").and_then(|value| read_audiences(&value)).unwrap_or_default(),
             keys: keys?,
+            timeout,
             from_headers: from_headers.unwrap_or_default(),
             from_params: non_empty_texts(&fields, "fromParams"),
             from_cookies: non_empty_texts(&fields, "fromCookies"),
@@ -137,13 +148,17 @@ impl JwtRule {
     }
 }
 
+fn read_timeout(fields: &Fields<'_>) -> Duration {
+    let Some(value) = fields.get("timeout") else { return TIMEOUT };
+    let timeout = value.duration().unwrap_or(TIMEOUT);
+    if timeout < Duration::from_millis(1) {
+        value.error("must be at least `1ms`");
+    }
+    timeout
+}
+
 fn read_keys(fields: &Fields<'_>) -> Option<KeySource> {
     let timeout = fields.get("timeout");
-    if let Some(timeout) = &timeout
-        && timeout.duration().is_some_and(|duration| duration < Duration::from_millis(1))
-    {
-        timeout.error("must be at least `1ms`");
-    }
     match fields.one_of(&["jwks", "jwksUri"]) {
         Some(("jwks", value)) => {
             if let Some(timeout) = timeout {
@@ -159,7 +174,7 @@ fn read_keys(fields: &Fields<'_>) -> Option<KeySource> {
             } else if uri.len() > MAX_URI {
                 value.error(format!("may not be longer than {MAX_URI} bytes"));
             }
-            Some(KeySource::Uri(uri.to_owned()))
+            Some(KeySource::Uri { uri: uri.to_owned(), path: value.path().clone() })
         }
         None if fields.get("jwks").is_some() => None,
         None => {

@@ -92,6 +92,7 @@ impl Plugin for Probe {
         let stream = sender.and_then(|stream| streams.get(stream));
         let outcome = match &answer {
             Answer::Response { status, body, .. } => format!("{status} {} bytes", body.len()),
+            Answer::TooLarge => "too large".to_owned(),
             Answer::Failed => "failed".to_owned(),
         };
         log::info(&format!(

@@ -11,12 +11,12 @@ use sailcloth_jwt::{Algorithm, Algorithms, CannotVerify, Edit, Environment, Sche
 use super::{Engine, Exchange, Loaded, Subject, observed, remove, request, set};
 use crate::judge::Observed;
 
-pub(super) const SUBJECT: Subject =
-    Subject { name: "jwt", load: load_usual, callbacks: &["proxy_on_request_headers"] };
+const CALLBACKS: &[&str] = &["proxy_on_request_headers", "proxy_on_http_call_response", "proxy_on_tick"];
+
+pub(super) const SUBJECT: Subject = Subject { name: "jwt", load: load_usual, callbacks: CALLBACKS };
 
 /// The full build.
-pub(super) const FULL: Subject =
-    Subject { name: "jwt-full", load: load_full, callbacks: &["proxy_on_request_headers"] };
+pub(super) const FULL: Subject = Subject { name: "jwt-full", load: load_full, callbacks: CALLBACKS };
 
 fn load_usual(configuration: &Node) -> Loaded {
     load(configuration, Algorithms::USUAL)
@@ -44,7 +44,8 @@ impl Engine for Jwt {
         let facts = Facts::new(exchange.properties, self.engine.sources());
         let asked = Request { headers: exchange.headers, facts };
         let now = Duration::from_nanos(exchange.now_ns);
-        let outcome = self.engine.decide(&asked, now, &Host, &mut self.cache);
+        let outcome =
+            self.engine.decide(&asked, now, &self.engine.key_store::<u32>(), &Host, &mut self.cache);
         let mut upstream = request(exchange.headers);
         for edit in &outcome.edits {
             match edit {

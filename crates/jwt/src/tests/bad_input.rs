@@ -71,7 +71,13 @@ fn random_bytes_in_every_place_never_panic_and_never_pass() {
         for (name, value) in [("h", header), (":path", path), ("cookie", cookie)] {
             let block = HeaderBlock::from_pairs([(name, value)]);
             let request = Request { headers: &block, facts: Facts::new(&NoProperties, engine.sources()) };
-            let outcome = engine.decide(&request, NOW, &Toy::default(), &mut engine.cache());
+            let outcome = engine.decide(
+                &request,
+                NOW,
+                &engine.key_store::<u32>(),
+                &Toy::default(),
+                &mut engine.cache(),
+            );
             assert!(outcome.decision.refuses(), "round {round}: {bytes:?}");
         }
     }

@@ -7,11 +7,11 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 #[test]
 fn what_this_version_cannot_do_is_refused_by_name() {
     for (rule, message) in [
+        (r#"{"issuer":"a","jwksUri":"https://me@a/jwks"}"#, "jwtRules[0].jwksUri: may not name a user (`@`)"),
         (
-            r#"{"issuer":"a","jwksUri":"https://a/jwks"}"#,
-            "jwtRules[0].jwksUri: fetching keys is not supported",
+            r#"{"issuer":"a"}"#,
+            "jwtRules[0]: has neither `jwks` nor `jwksUri`, and its `issuer` must begin with `http://`",
         ),
-        (r#"{"issuer":"a"}"#, "jwtRules[0]: has neither `jwks` nor `jwksUri`"),
         (r#"{"issuer":"a","jwks":"{\"keys\":[]}"}"#, "jwtRules[0].jwks: holds no key that can be used"),
     ] {
         let problems = Engine::load(configuration(&[rule], "").as_bytes(), &ENVIRONMENT).unwrap_err();
@@ -21,6 +21,40 @@ fn what_this_version_cannot_do_is_refused_by_name() {
     // Also where it does not apply to this workload: the mistake is in the document.
     let elsewhere = configuration(&[r#"{"issuer":"a"}"#], r#","workload":{"namespace":"other"}"#);
     assert!(Engine::load(elsewhere.as_bytes(), &ENVIRONMENT).is_err());
+}
+
+#[test]
+fn settings_of_fetching_are_read_and_bounded() {
+    let load = |jwks: &str| {
+        let text = configuration(&[], &format!(r#","settings":{{"jwks":{jwks}}}"#));
+        Engine::load(text.as_bytes(), &ENVIRONMENT).map_err(|problems| problems[0].to_string())
+    };
+    let all = r#"{"clusters":{"A.example":"a","b.example:8443":"b"},"refreshInterval":"1m",
+        "refetchInterval":"500ms","maxAge":"2h","maxBytes":4096,"maxWaiting":0}"#;
+    let jwks = load(all).unwrap().0.settings.jwks;
+    assert_eq!((jwks.max_bytes, jwks.max_waiting), (4096, 0));
+    for (url, cluster) in [
+        ("https://a.example/k", "a"),
+        ("https://a.example:9/k", "a"),
+        ("https://b.example:8443/k", "b"),
+        ("https://b.example/k", "outbound|443||b.example"),
+        ("http://c.example/k", "outbound|80||c.example"),
+    ] {
+        assert_eq!(jwks.cluster(&crate::Url::parse(url).unwrap()), cluster, "{url}");
+    }
+    for (bad, why) in [
+        (r#"{"refreshInterval":"1s"}"#, "settings.jwks.refreshInterval: must be from `10s` to `24h`"),
+        (r#"{"refetchInterval":"1ms"}"#, "settings.jwks.refetchInterval: must be from `100ms` to `1m`"),
+        (r#"{"maxAge":"1m"}"#, "settings.jwks.maxAge: must be from `5m` to `720h`"),
+        (r#"{"maxBytes":1}"#, "settings.jwks.maxBytes: 1 is out of range"),
+        (r#"{"maxWaiting":-1}"#, "settings.jwks.maxWaiting: -1 is out of range"),
+        (r#"{"clusters":{"https://a":"x"}}"#, "is not for a host"),
+        (r#"{"clusters":{"a":""}}"#, "may not be empty"),
+        (r#"{"cluster":{}}"#, "did you mean `clusters`"),
+    ] {
+        let found = load(bad).map(|_| ()).unwrap_err();
+        assert!(found.contains(why), "{bad}: {found}");
+    }
 }
 
 #[test]
