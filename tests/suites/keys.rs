@@ -9,6 +9,10 @@
 
 #[path = "keys/faults.rs"]
 mod faults;
+#[path = "keys/rotation.rs"]
+mod rotation;
+#[path = "keys/workers.rs"]
+mod workers;
 
 use std::time::{Duration, Instant};
 
@@ -92,4 +96,34 @@ fn a_new_key_is_found_when_its_first_token_comes() {
     assert_eq!(timed(&running, "rsa1", Duration::from_secs(4)).0, 200);
     wait(&running, "the withdrawn keys to be refused", || send(&running, "ec1").status == 401);
     assert_eq!(timed(&running, "ec2", Duration::from_secs(4)).0, 401);
+}
+
+/// Through the settings' cluster, since the issuer's host has no cluster of Istio's name here.
+fn discovering(issuer: &Issuer, document: &str) -> Option<Running> {
+    issuer.set_discovery(document);
+    let uri = r#""jwksUri":"http://issuer.auth.svc.cluster.local:8090/.well-known/jwks.json","#;
+    let clusters = r#""jwks":{"clusters":{"127.0.0.1:8090":"outbound|8090||issuer.auth.svc.cluster.local"},"#;
+    let shipped = shipped(issuer)?.replaced(uri, "").replaced(r#""jwks":{"#, clusters);
+    Some(shipped.start(2))
+}
+
+#[test]
+fn keys_are_discovered_at_the_issuer() {
+    let issuer = Issuer::start(&["ec1"]);
+    let document = r#"{"issuer":"http://127.0.0.1:8090","jwks_uri":"http://127.0.0.1:8090/keys?v=1"}"#;
+    let Some(running) = discovering(&issuer, document) else { return };
+    assert_eq!(send(&running, "ec1").status, 200, "{}", running.envoy.logs().unwrap());
+    assert_eq!(issuer.requests(), ["/.well-known/openid-configuration", "/keys?v=1"]);
+}
+
+#[test]
+fn a_discovery_document_of_somebody_else_is_refused() {
+    let issuer = Issuer::start(&["ec1"]);
+    let document = r#"{"issuer":"http://127.0.0.1:8090/","jwks_uri":"http://127.0.0.1:8090/keys"}"#;
+    let Some(running) = discovering(&issuer, document) else { return };
+    let (status, body) = timed(&running, "ec1", Duration::from_secs(4));
+    assert_eq!((status, body.as_str()), (401, "Jwks remote fetch is failed"));
+    assert!(issuer.requests().iter().all(|path| path == "/.well-known/openid-configuration"));
+    let logs = running.envoy.logs().unwrap();
+    assert!(logs.contains("is not of this issuer: its `issuer` must be the rule's"), "{logs}");
 }
