@@ -82,6 +82,20 @@ matrix() {
   done < <(grep -v '^#' scripts/envoy-matrix.txt)
 }
 
+# An OpenID provider written elsewhere, for one test. Where it cannot be had that test says so, and the others run.
+oidc() {
+  [ -e .tools/oidc/.complete ] && return
+  say "fetching an OpenID provider for the interoperability test (25 Python packages, pinned by hash)"
+  rm -rf .tools/oidc
+  if python3 -m venv .tools/oidc >/dev/null 2>&1 &&
+    .tools/oidc/bin/python -m pip install --quiet --only-binary=:all: --require-hashes -r scripts/oidc-requirements.txt; then
+    touch .tools/oidc/.complete
+  else
+    rm -rf .tools/oidc
+    say "the OpenID provider could not be installed (it needs PyPI, and CPython 3.11 on x86_64); its test will be skipped"
+  fi
+}
+
 # Cargo programs for lint and for tests under Node, each at the version its users pin.
 cargo_tool() {
   local crate=$1 version=$2 program=$3
@@ -100,6 +114,7 @@ case "${1:-all}" in
     command -v node >/dev/null || fail "node is missing, which runs the wasm32-unknown-unknown tests; install it (Debian: apt-get install nodejs)"
     cargo_tool wasm-bindgen-cli "$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)" wasm-bindgen-test-runner ;;
   matrix) envoy; matrix ;;
+  oidc) oidc ;;
   deny) cargo_tool cargo-deny 0.20.2 cargo-deny ;;
-  *) fail "unknown part $1; expected all, node, matrix or deny" ;;
+  *) fail "unknown part $1; expected all, node, matrix, oidc or deny" ;;
 esac

@@ -9,6 +9,8 @@
 
 #[path = "keys/faults.rs"]
 mod faults;
+#[path = "keys/provider.rs"]
+mod provider;
 #[path = "keys/rotation.rs"]
 mod rotation;
 #[path = "keys/workers.rs"]
