@@ -13,6 +13,8 @@ mod faults;
 mod lifecycle;
 #[path = "host/many_routes.rs"]
 mod many_routes;
+#[path = "host/memory.rs"]
+mod memory;
 #[path = "host/probe.rs"]
 mod probe;
 #[path = "host/ticks.rs"]

@@ -1,4 +1,4 @@
-//! Randomness for choices that need no secrecy: weighted routes, sampling. Engines take it as an argument.
+//! Randomness: for choices that need no secrecy (weighted routes, sampling), and for keys. Engines take it as an argument.
 
 use std::cell::Cell;
 
@@ -20,6 +20,14 @@ pub fn next() -> Result<u64, Status> {
     let (state, number) = split_mix(state);
     STATE.set(Some(state));
     Ok(number)
+}
+
+/// A key of 128 bits from the host's random source.
+///
+/// # Errors
+/// WASI's error number as [`Status::Other`] when the host has no randomness.
+pub fn secret() -> Result<[u64; 2], Status> {
+    Ok([abi::random()?, abi::random()?])
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one addition and a mixing function; passes BigCrush.

@@ -125,10 +125,10 @@ impl Engine {
         &self.sources
     }
 
-    /// An empty cache of the configured size, for [`Self::decide`]; one per worker.
+    /// An empty cache of the configured size, for [`Self::decide`]; one per worker. `key` is random, and nobody else's.
     #[must_use]
-    pub fn cache(&self) -> TokenCache {
-        TokenCache::new(self.settings.token_cache_bytes)
+    pub fn cache(&self, key: [u64; 2]) -> TokenCache {
+        TokenCache::new(self.settings.token_cache_bytes, key)
     }
 
     /// The fetched key sets, none yet, for [`Self::decide`]; one per worker.

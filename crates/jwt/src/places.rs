@@ -46,6 +46,8 @@ pub(crate) struct Places {
     places: Vec<Place>,
     /// Sorted by name: a search costs the logarithm of their number.
     headers: Vec<(String, PlaceId)>,
+    /// The lengths of their names, a bit each (64 and more share one): most headers are passed over by it.
+    header_lengths: u64,
     params: Vec<(String, PlaceId)>,
     cookies: Vec<(String, PlaceId)>,
 }
@@ -64,6 +66,9 @@ impl Places {
         };
         let at = names.partition_point(|(known, _)| known <= name);
         names.insert(at, (name.clone(), id));
+        if let Place::Header { name, .. } = &place {
+            self.header_lengths |= length_bit(name.as_bytes());
+        }
         self.places.push(place);
         id
     }
@@ -76,7 +81,7 @@ impl Places {
     /// Every token of a request: of headers first, then of query parameters, then of cookies, as Envoy orders them.
     pub(crate) fn find<'r>(&self, headers: &'r HeaderBlock) -> Vec<Found<'r>> {
         let mut found = Vec::new();
-        for (name, value) in headers.iter() {
+        for (name, value) in headers.iter().filter(|(name, _)| self.header_lengths & length_bit(name) != 0) {
             for id in named(&self.headers, name) {
                 if let Some(Place::Header { prefix, .. }) = self.places.get(id)
                     && let Some(token) = after_prefix(value, prefix.as_bytes())
@@ -118,6 +123,10 @@ impl Places {
             }
         }
     }
+}
+
+fn length_bit(name: &[u8]) -> u64 {
+    1 << name.len().min(63)
 }
 
 /// The places with this name.

@@ -81,17 +81,21 @@ impl Engine {
         cache: &mut TokenCache,
     ) -> Result<Rc<Verified>, Miss> {
         let [only] = found else { return self.verify_all(found, now, keys, verifier).map(Rc::new) };
-        if let Some(known) = cache.get(&only.token) {
+        if !cache.keeps_any() {
+            return self.verify_all(found, now, keys, verifier).map(Rc::new);
+        }
+        let digest = cache.digest(&only.token);
+        if let Some(known) = cache.get(digest) {
             // A key that was withdrawn vouches for nothing it signed before.
             let current = known.keys.is_none_or(|(source, version)| keys.version(source) == version);
             let current = current && known.validity.check(now).is_ok();
             if known.place == only.place && current {
                 return Ok(known);
             }
-            cache.remove(&only.token);
+            cache.remove(digest);
         }
         let verified = Rc::new(self.verify_all(found, now, keys, verifier)?);
-        cache.insert(&only.token, &verified);
+        cache.insert(digest, &verified);
         Ok(verified)
     }
 

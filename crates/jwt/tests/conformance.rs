@@ -159,7 +159,7 @@ fn decide<'e>(engine: &'e Engine, headers: &HeaderBlock) -> Outcome<'e> {
         Duration::from_secs(TODAY),
         &engine.key_store::<u32>(),
         &Both,
-        &mut engine.cache(),
+        &mut engine.cache([1, 2]),
     )
 }
 

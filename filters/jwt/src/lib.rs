@@ -10,7 +10,9 @@ use sailcloth_core::facts::{Facts, TOKEN_STATE};
 use sailcloth_core::request::Request;
 use sailcloth_host::callout::{Answer, Token};
 use sailcloth_host::metrics::DecisionCounters;
-use sailcloth_host::{Action, Http, Plugin, Status, StreamId, Streams, clock, export, foreign, log, timer};
+use sailcloth_host::{
+    Action, Http, Plugin, Status, StreamId, Streams, clock, export, foreign, log, random, timer,
+};
 use sailcloth_jwt::{
     Algorithm, Algorithms, CannotVerify, Edit, Engine, Environment, FetchSettings, KeyStore, Outcome, Scheme,
     TokenCache, Verifier, Wait, Want,
@@ -27,7 +29,8 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// The configured filter.
 struct JwtFilter {
     engine: Engine,
-    cache: TokenCache,
+    /// Made with the first request: its key is random, and configuring must not depend on chance.
+    cache: Option<TokenCache>,
     keys: KeyStore<StreamId>,
     fetches: Fetches,
     decisions: DecisionCounters,
@@ -79,9 +82,9 @@ impl Plugin for JwtFilter {
 
     fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let (engine, warnings) = Engine::load_node(configuration, &ENVIRONMENT)?;
-        let (cache, keys) = (engine.cache(), engine.key_store());
+        let keys = engine.key_store();
         let (fetches, decisions) = (Fetches::default(), DecisionCounters::default());
-        Ok((Self { engine, cache, keys, fetches, decisions, period: Duration::ZERO }, warnings))
+        Ok((Self { engine, cache: None, keys, fetches, decisions, period: Duration::ZERO }, warnings))
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {
@@ -166,10 +169,17 @@ impl JwtFilter {
             Ok(now) => now,
             Err(status) => return Next::Act(http.fail_closed("the time could not be read", status)),
         };
+        let cache = match &mut self.cache {
+            Some(cache) => cache,
+            none => match random::secret() {
+                Ok(key) => none.insert(self.engine.cache(key)),
+                Err(status) => return Next::Act(http.fail_closed("there is no randomness", status)),
+            },
+        };
         let request = Request { headers: &headers, facts: Facts::new(&http, self.engine.sources()) };
         let mut again = true;
         loop {
-            let outcome = self.engine.decide(&request, now, &self.keys, &Host, &mut self.cache);
+            let outcome = self.engine.decide(&request, now, &self.keys, &Host, cache);
             let Some(source) = outcome.wants.first().map(Want::source) else {
                 return Next::Act(act(&outcome, &mut self.decisions, http));
             };

@@ -29,7 +29,7 @@ fn load_full(configuration: &Node) -> Loaded {
 fn load(configuration: &Node, algorithms: Algorithms) -> Loaded {
     let environment = Environment { algorithms, variable: |_| None };
     let (engine, warnings) = sailcloth_jwt::Engine::load_node(configuration, &environment)?;
-    let cache = engine.cache();
+    let cache = engine.cache([1, 2]);
     Ok((Box::new(Jwt { engine, cache, handed_on: Vec::new() }), warnings))
 }
 

@@ -7,7 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 #[test]
 fn no_type_prints_a_token_or_a_key() {
     let engine = engine(&[&rule("a", r#","outputClaimToHeaders":[{"header":"x-s","claim":"sub"}]"#)]);
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let token = token(1, r#"{"iss":"a","sub":"hunter2"}"#);
     let bearer = bearer(&token);
     let path = format!("/?access_token={token}");
@@ -76,7 +76,7 @@ fn random_bytes_in_every_place_never_panic_and_never_pass() {
                 NOW,
                 &engine.key_store::<u32>(),
                 &Toy::default(),
-                &mut engine.cache(),
+                &mut engine.cache([1, 2]),
             );
             assert!(outcome.decision.refuses(), "round {round}: {bytes:?}");
         }

@@ -7,7 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 #[test]
 fn a_verified_token_is_verified_once_and_ends_with_its_date() {
     let engine = engine(&[&rule("a", "")]);
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let toy = Toy::default();
     let bearer = bearer(&of("a"));
     let headers = [("authorization", bearer.as_str())];
@@ -27,7 +27,7 @@ fn a_known_token_in_another_place_is_verified_anew() {
         rule("a", r#","fromHeaders":[{"name":"y"}]"#),
     ];
     let engine = engine(&[&rules.join(",")]);
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let token = of("a");
     let reason =
         |cache: &mut TokenCache, header| decide(&engine, &[(header, &token)], cache).decision.reason.code;
@@ -39,7 +39,7 @@ fn a_known_token_in_another_place_is_verified_anew() {
 #[test]
 fn a_verifier_without_an_answer_refuses_and_is_not_remembered() {
     let engine = engine(&[&rule("a", "")]);
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let bearer = bearer(&of("a"));
     let headers = [("authorization", bearer.as_str())];
     let broken = Toy { broken: true, ..Toy::default() };

@@ -85,14 +85,14 @@ fn a_required_token_must_be_there_and_a_preflight_never() {
         [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
     assert_eq!(summary(&engine, &preflight), "allow cors_preflight 0 none");
     assert_eq!(summary(&engine, &preflight[..2]), "deny token_missing 401 n/r0#0");
-    let challenge = decide(&engine, &[], &mut engine.cache()).reply();
+    let challenge = decide(&engine, &[], &mut engine.cache([1, 2])).reply();
     assert_eq!(challenge.headers[0].1, r#"Bearer realm="https://api/p""#);
 }
 
 #[test]
 fn without_rules_every_request_passes_as_nobody() {
     let engine = engine(&[""]);
-    let outcome = decide(&engine, &[("authorization", "Bearer a.b.c")], &mut engine.cache()).decision;
+    let outcome = decide(&engine, &[("authorization", "Bearer a.b.c")], &mut engine.cache([1, 2])).decision;
     assert_eq!(outcome.reason.code, "no_token");
 }
 
@@ -104,7 +104,7 @@ fn a_token_costs_no_more_with_a_thousand_other_issuers() {
     let bad = of("i500").replace("k1", "k2");
     for token in [of("i500"), of("nobody"), bad] {
         let bearer = bearer(&token);
-        decide_at(&engine, &[("authorization", &bearer)], &mut engine.cache(), NOW, &toy);
+        decide_at(&engine, &[("authorization", &bearer)], &mut engine.cache([1, 2]), NOW, &toy);
     }
     assert!(toy.calls.get() <= 2, "{}", toy.calls.get());
 }

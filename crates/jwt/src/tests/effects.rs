@@ -8,7 +8,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 fn a_challenge_repeats_no_query_and_cannot_be_broken_out_of() {
     let engine = engine(&[&rule("a", "")]);
     let headers = [(":path", "/a\"b\\c\u{e9}?access_token=x.y.z"), (":authority", "h")];
-    let reply = decide(&engine, &headers, &mut engine.cache()).reply();
+    let reply = decide(&engine, &headers, &mut engine.cache([1, 2])).reply();
     let value = r#"Bearer realm="https://h/a%22b%5Cc%C3%A9", error="invalid_token""#;
     assert_eq!((reply.headers[0].0, reply.headers[0].1.as_ref()), ("www-authenticate", value));
     assert_eq!((reply.status, reply.grpc_status), (401, 16));
@@ -25,7 +25,7 @@ fn the_token_is_removed_unless_forwarded() {
         let headers = [("authorization", bearer(&of("a"))), (":path", path.clone())];
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let outcome = decide(&engine, &headers, &mut engine.cache());
+        let outcome = decide(&engine, &headers, &mut engine.cache([1, 2]));
         let found: Vec<String> = outcome.edits.iter().map(|edit| format!("{edit:?}")).collect();
         assert_eq!(found, edits, "{rest}");
         if let Some(Edit::Set(_, path)) = outcome.edits.get(1) {
@@ -44,13 +44,13 @@ fn output_headers_are_stripped_from_clients_on_every_path() {
         [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
     for more in [vec![], vec![("authorization", "Bearer bad")], preflight.to_vec()] {
         let headers: Vec<(&str, &str)> = spoofed.into_iter().chain(more).collect();
-        assert_eq!(decide(&engine, &headers, &mut engine.cache()).edits, strip, "{headers:?}");
+        assert_eq!(decide(&engine, &headers, &mut engine.cache([1, 2])).edits, strip, "{headers:?}");
     }
     let good = of("a");
     let bearer = bearer(&good);
     let headers: Vec<(&str, &str)> =
         spoofed.into_iter().chain([("authorization", bearer.as_str())]).collect();
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     for _ in 0..2 {
         let edits = decide(&engine, &headers, &mut cache).edits;
         assert_eq!(edits[..3], strip);
@@ -66,7 +66,7 @@ fn the_identity_is_handed_on_with_scopes_as_lists() {
     let engine = engine(&[&rule("a", r#","spaceDelimitedClaims":["roles"]"#)]);
     let claims = r#"{"iss":"a","sub":"s","scope":"read  write","roles":"x","other":"a b"}"#;
     let bearer = bearer(&token(1, claims));
-    let outcome = decide(&engine, &[("authorization", &bearer)], &mut engine.cache());
+    let outcome = decide(&engine, &[("authorization", &bearer)], &mut engine.cache([1, 2]));
     assert_eq!(outcome.principal(), Some(b"a/s".as_slice()));
     let token = outcome.token().unwrap();
     assert_eq!(outcome.state(), token.state());
@@ -74,6 +74,6 @@ fn the_identity_is_handed_on_with_scopes_as_lists() {
     assert_eq!(scopes.collect::<Vec<_>>(), [Claim::Text(b"read"), Claim::Text(b"write")]);
     assert!(matches!(token.claim(&["roles"]), Some(Claim::List(_))));
     assert_eq!(token.text(&["other"]), Some(b"a b".as_slice()));
-    let nobody = decide(&engine, &[], &mut engine.cache());
+    let nobody = decide(&engine, &[], &mut engine.cache([1, 2]));
     assert_eq!((nobody.state(), nobody.principal()), (Token::anonymous_state(), None));
 }

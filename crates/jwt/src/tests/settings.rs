@@ -63,7 +63,7 @@ fn settings_bound_the_token_and_the_cache() {
     let (engine, _) = Engine::load(configuration(&[&rule("a", "")], rest).as_bytes(), &ENVIRONMENT).unwrap();
     let long = bearer(&token(1, &format!(r#"{{"iss":"a","x":"{}"}}"#, "y".repeat(256))));
     assert_eq!(summary(&engine, &[("authorization", &long)]), "deny token_too_large 401 none");
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let short = bearer(&token(1, r#"{"iss":"a"}"#));
     assert!(!decide(&engine, &[("authorization", &short)], &mut cache).decision.refuses());
     assert!(cache.is_empty());
@@ -120,7 +120,7 @@ fn in_shadow_a_refusal_is_said_and_the_request_passes_as_nobody() {
     let rules = [rule("a", ""), rule("b", "")].join(",");
     let engine = with_issuers(&rules, r#"{"a":{"mode":"shadow","presence":"required"}}"#).unwrap();
     let expired = |issuer: &str| bearer(&token(1, &format!(r#"{{"iss":"{issuer}","exp":1}}"#)));
-    let mut cache = engine.cache();
+    let mut cache = engine.cache([1, 2]);
     let headers = [("authorization", expired("a"))];
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     for headers in [headers.as_slice(), &[]] {
@@ -137,7 +137,10 @@ fn in_shadow_a_refusal_is_said_and_the_request_passes_as_nobody() {
     }
     let all = with_issuers(&rules, r#"{"*":{"mode":"shadow"}}"#).unwrap();
     for bad in [expired("b"), bearer(&of("c")), bearer("x")] {
-        assert!(!decide(&all, &[("authorization", &bad)], &mut all.cache()).decision.refuses(), "{bad}");
+        assert!(
+            !decide(&all, &[("authorization", &bad)], &mut all.cache([1, 2])).decision.refuses(),
+            "{bad}"
+        );
     }
 }
 
@@ -148,7 +151,7 @@ fn a_rule_that_acts_is_not_hidden_by_one_in_shadow() {
     let rules = [any, rule("b", "")].join(",");
     let engine = with_issuers(&rules, r#"{"*":{"mode":"shadow"},"b":{}}"#).unwrap();
     let expired = bearer(&token(1, r#"{"iss":"b","exp":1}"#));
-    let outcome = decide(&engine, &[("authorization", &expired)], &mut engine.cache()).decision;
+    let outcome = decide(&engine, &[("authorization", &expired)], &mut engine.cache([1, 2])).decision;
     assert!(outcome.refuses() && outcome.by.unwrap().rule == 1);
 }
 
