@@ -204,7 +204,8 @@ pub fn decide(
     }
     observed.shadow = shadow.first().cloned();
     let arm = |(name, _): &(String, i64)| name.split_once(";.;arm=.=").map(|(_, arm)| arm.to_owned());
-    observed.arm = changes.iter().find_map(arm).filter(|arm| arm != "none");
+    let acted = changes.iter().filter(|(name, _)| !name.contains(";.;outcome=.=shadow_"));
+    observed.arm = acted.filter_map(arm).next().filter(|arm| arm != "none");
 }
 
 fn status(stream: &Stream, reply: Option<&LocalReply>) -> Option<u16> {

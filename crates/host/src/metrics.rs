@@ -151,7 +151,9 @@ impl DecisionCounters {
     }
 }
 
-fn outcome(decision: &Decision<'_>) -> &'static str {
+/// The label `outcome` of a decision: its verdict, with `shadow_` before it where it does not act.
+#[must_use]
+pub fn outcome(decision: &Decision<'_>) -> &'static str {
     match (decision.mode, decision.verdict.name()) {
         (Mode::Enforce, verdict) => verdict,
         (Mode::Shadow, "deny") => "shadow_deny",

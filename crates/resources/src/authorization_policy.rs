@@ -169,16 +169,7 @@ fn is_shadow(metadata: &Metadata, spec: &Value<'_>) -> bool {
             false
         }
     };
-    let shadow = match metadata.annotation("sailcloth.dev/mode") {
-        None | Some("enforce") => false,
-        Some("shadow") => true,
-        Some(other) => {
-            spec.error(format!(
-                "annotation `sailcloth.dev/mode` is `{other}`; expected `enforce` or `shadow`"
-            ));
-            false
-        }
-    };
+    let shadow = metadata.is_shadow(spec);
     dry_run || shadow
 }
 

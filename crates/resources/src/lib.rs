@@ -14,10 +14,11 @@ pub mod operation;
 pub mod rate_limit;
 pub mod request_authentication;
 mod scope;
+pub mod sticky;
 pub mod telemetry;
 pub mod virtual_service;
 
 pub use config::{CommonSettings, Config, Loaded, Resource};
 pub use kind::Kind;
-pub use metadata::Metadata;
+pub use metadata::{MODE, Metadata};
 pub use scope::{Scope, TargetRef, Workload};

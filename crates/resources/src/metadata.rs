@@ -1,6 +1,6 @@
 //! `metadata` of a document.
 
-use sailcloth_core::config::{Value, did_you_mean};
+use sailcloth_core::config::{Path, Value, did_you_mean};
 
 /// Fields of Kubernetes' ObjectMeta that say nothing about the policy; `kubectl get -o yaml` writes them.
 const IGNORED: [&str; 12] = [
@@ -21,17 +21,21 @@ const IGNORED: [&str; 12] = [
 /// The namespace of a document that names none, as in Kubernetes.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// The annotation that says whether a document acts: `enforce` or `shadow`.
+pub const MODE: &str = "sailcloth.dev/mode";
+
 /// Prefix of the annotations that are ours.
 const OURS: &str = "sailcloth.dev/";
 
 /// Name, namespace and annotations of a document.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Metadata {
     /// `metadata.name`.
     pub name: String,
     /// `metadata.namespace`, `default` where it is absent.
     pub namespace: String,
-    annotations: Vec<(String, String)>,
+    /// With the place of each value.
+    annotations: Vec<(String, String, Path)>,
 }
 
 impl Metadata {
@@ -63,15 +67,42 @@ impl Metadata {
     /// The value of an annotation.
     #[must_use]
     pub fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.annotation_with_path(name).map(|(value, _)| value)
+    }
+
+    /// Whether the annotation [`MODE`] says that the document is computed and counted, and never acts.
+    #[must_use]
+    pub fn is_shadow(&self, document: &Value<'_>) -> bool {
+        match self.annotation(MODE) {
+            None | Some("enforce") => false,
+            Some("shadow") => true,
+            Some(other) => {
+                document.error(format!("annotation `{MODE}` is `{other}`; expected `enforce` or `shadow`"));
+                false
+            }
+        }
+    }
+
+    /// The value of an annotation and its path, for what is written inside it.
+    #[must_use]
+    pub fn annotation_with_path(&self, name: &str) -> Option<(&str, &Path)> {
+        let found = self.annotations.iter().find(|(key, ..)| key == name);
+        found.map(|(_, value, path)| (value.as_str(), path))
     }
 }
 
-fn read_annotations(value: &Value<'_>, known: &[&str]) -> Option<Vec<(String, String)>> {
-    for (key, entry) in value.entries()? {
-        if key.starts_with(OURS) && !known.contains(&key) {
+fn read_annotations(value: &Value<'_>, known: &[&str]) -> Option<Vec<(String, String, Path)>> {
+    let entries = value.entries()?;
+    for (key, entry) in &entries {
+        if key.starts_with(OURS) && !known.contains(key) {
             entry.error(format!("this kind has no annotation `{key}`{}", did_you_mean(key, known)));
         }
     }
-    value.string_map()
+    let read = entries.into_iter();
+    Some(
+        read.filter_map(|(key, value)| {
+            Some((key.to_owned(), value.text()?.to_owned(), value.path().clone()))
+        })
+        .collect(),
+    )
 }

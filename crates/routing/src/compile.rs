@@ -17,9 +17,8 @@ use crate::cors::Cors;
 use crate::delegate::Delegates;
 use crate::edit::Pass;
 use crate::effects::{controls, is_controlled, mirror_header};
-use crate::engine::{Arm, Engine, Entry, Rule, Table};
+use crate::engine::{Arm, Engine, Entry, Rule, Side, Table};
 use crate::format::Template;
-use crate::hosts::Hosts;
 use crate::redirect::OwnResponse;
 use crate::rewrite::PathChange;
 use crate::settings::Settings;
@@ -37,8 +36,8 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
         problems,
         clusters: numbered(config.settings.clusters.as_deref().unwrap_or_default()),
         engine: Engine {
-            hosts: Hosts::default(),
-            tables: Vec::new(),
+            enforced: Side::default(),
+            shadow: Side::default(),
             rules: Vec::new(),
             sources: config.common.sources,
             resources: 0,
@@ -47,6 +46,7 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
     let mut applied: Vec<(&Document, Vec<Entry>)> = Vec::new();
     let delegates = Delegates::of(&config.resources);
     for document in config.resources.iter().filter(|document| !document.spec.hosts.is_empty()) {
+        compiler.check_sticky(document);
         let entries = compiler.entries(document, &delegates);
         if workload.is_none_or(|workload| applies(document, workload)) {
             applied.push((document, entries));
@@ -59,7 +59,10 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
         compiler.entries(document, &delegates);
     }
     compiler.engine.resources = applied.len() + delegates.used();
-    compiler.hosts(&applied);
+    let (shadow, enforced): (Vec<_>, Vec<_>) =
+        applied.into_iter().partition(|(document, _)| document.spec.shadow);
+    compiler.engine.enforced = compiler.side(&enforced);
+    compiler.engine.shadow = compiler.side(&shadow);
     compiler.engine
 }
 
@@ -145,7 +148,9 @@ impl Compiler<'_> {
             work.response.append(std::mem::take(&mut only.response));
         }
         name_apart(&mut arms);
+        let sticky = self.sticky(document, number, rule.name.as_deref(), destinations);
         Rule {
+            sticky,
             policy: document.metadata.id(),
             number: u32::try_from(number).unwrap_or(u32::MAX),
             total: arms.iter().map(|arm| arm.weight).sum(),
@@ -295,32 +300,32 @@ impl Compiler<'_> {
     }
 
     /// Fills the host index: a host as declared, then the shorter forms by which a mesh reaches a service.
-    fn hosts(&mut self, applied: &[(&Document, Vec<Entry>)]) {
+    fn side(&self, applied: &[(&Document, Vec<Entry>)]) -> Side {
+        let mut side = Side::default();
         let declared = self.declared(applied);
         let mut tables: HashMap<String, usize> = HashMap::new();
         let mut names: Vec<(String, usize)> = Vec::new();
         for (host, documents) in declared {
             // Hosts that the same documents declare share a table.
             let table = *tables.entry(format!("{documents:?}")).or_insert_with(|| {
-                self.engine.tables.push(self.table(applied, &documents));
-                self.engine.tables.len() - 1
+                side.tables.push(self.table(applied, &documents));
+                side.tables.len() - 1
             });
-            self.engine.hosts.add(&host, table);
+            side.hosts.add(&host, table);
             names.push((host, table));
         }
         if self.is_gateway() {
-            return;
+            return side;
         }
         for (host, table) in &names {
             for alias in self.aliases(host) {
-                if !self.engine.hosts.add(&alias, *table)
-                    && self.engine.hosts.find(alias.as_bytes()) != Some(*table)
-                {
+                if !side.hosts.add(&alias, *table) && side.hosts.find(alias.as_bytes()) != Some(*table) {
                     let message = format!("`{alias}` does not reach `{host}`: another host has that name");
                     self.report(Severity::Warning, &Path::default(), message);
                 }
             }
         }
+        side
     }
 
     /// The documents of each host, in their order. A mesh takes the first document of a host, a gateway all of them.

@@ -22,6 +22,10 @@ impl<'e> Edit<'e> {
         Self::Set(Cow::Borrowed(name), Cow::Borrowed(value.as_bytes()))
     }
 
+    pub(crate) fn add_own(name: &'static str, value: String) -> Self {
+        Self::Add(Cow::Borrowed(name), Cow::Owned(value.into_bytes()))
+    }
+
     /// The edit without what it borrowed, for a stream that outlives the callback.
     #[must_use]
     pub fn into_owned(self) -> Edit<'static> {

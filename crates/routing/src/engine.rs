@@ -5,6 +5,7 @@ use std::rc::Rc;
 use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Reason;
 use sailcloth_core::facts::Sources;
+use sailcloth_core::key::Unknown;
 use sailcloth_core::request::Request;
 use sailcloth_resources::Config;
 use sailcloth_resources::virtual_service::VirtualService;
@@ -12,12 +13,13 @@ use sailcloth_resources::virtual_service::VirtualService;
 use crate::compile::compile;
 use crate::condition::{Conditions, View};
 use crate::dice::{Dice, scale};
-use crate::edit::Pass;
+use crate::edit::{Edit, Pass};
 use crate::format::Unavailable;
 use crate::hosts::Hosts;
 use crate::index::Routes;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::sticky::{self, Point, Sticky};
 use crate::work::Work;
 
 /// The host is known and none of its rules matched. Envoy and Istio answer 404 without a body; gRPC calls that
@@ -31,11 +33,19 @@ const FACT_UNAVAILABLE: Reason = Reason { code: "fact_unavailable", status: 500,
 /// `VirtualService` documents, ready to decide.
 #[derive(Debug)]
 pub struct Engine {
-    pub(crate) hosts: Hosts,
-    pub(crate) tables: Vec<Table>,
+    pub(crate) enforced: Side,
+    /// Of documents that never act.
+    pub(crate) shadow: Side,
     pub(crate) rules: Vec<Rule>,
     pub(crate) sources: Sources,
     pub(crate) resources: usize,
+}
+
+/// The rules of all hosts.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    pub(crate) hosts: Hosts,
+    pub(crate) tables: Vec<Table>,
 }
 
 /// What applies to one host.
@@ -62,6 +72,8 @@ pub(crate) struct Rule {
     pub(crate) total: u64,
     pub(crate) controls: Vec<(&'static str, String)>,
     pub(crate) work: Work,
+    /// For a rule with several destinations.
+    pub(crate) sticky: Option<Sticky>,
 }
 
 /// One destination of a rule.
@@ -74,6 +86,13 @@ pub(crate) struct Arm {
     pub(crate) request: Pass,
     pub(crate) response: Pass,
     pub(crate) authority: Option<String>,
+}
+
+/// What was chosen for a request.
+struct Choice<'e> {
+    arm: Option<(usize, &'e Arm)>,
+    /// `set-cookie` for its response.
+    cookie: Option<String>,
 }
 
 impl PartialEq for Arm {
@@ -121,18 +140,33 @@ impl Engine {
     /// of `u64`.
     #[must_use]
     pub fn decide<'e>(&'e self, request: &Request<'e>, random: u64) -> Outcome<'e> {
-        let table = self.hosts.find(request.authority()).and_then(|table| self.tables.get(table));
-        let Some(table) = table else { return Outcome::refusal(NO_VIRTUAL_HOST) };
+        let mut outcome = self
+            .decide_in(&self.enforced, request, random)
+            .unwrap_or_else(|| Outcome::refusal(NO_VIRTUAL_HOST));
+        outcome.shadow = self.decide_in(&self.shadow, request, random).map(Outcome::into_shadow);
+        outcome
+    }
+
+    /// `None` where no document has rules for the host.
+    fn decide_in<'e>(&'e self, side: &'e Side, request: &Request<'e>, random: u64) -> Option<Outcome<'e>> {
+        let table = side.tables.get(side.hosts.find(request.authority())?)?;
         let found = match table.find(request) {
             Ok(found) => found.and_then(|entry| Some((entry, self.rules.get(entry.rule)?))),
-            Err(Unavailable) => return Outcome::refusal(FACT_UNAVAILABLE),
+            Err(Unavailable) => return Some(Outcome::refusal(FACT_UNAVAILABLE)),
         };
-        let Some((entry, rule)) = found else { return Outcome::refusal(NO_ROUTE) };
-        let arm = rule.draw(random);
-        match rule.carry_out(entry.rule, entry, request, arm, &mut Dice::new(random)) {
-            Ok(outcome) => outcome.unwrap_or_else(|| Outcome::refusal(NO_ROUTE)),
+        let Some((entry, rule)) = found else { return Some(Outcome::refusal(NO_ROUTE)) };
+        let Choice { arm, cookie } = match rule.choose(request, random) {
+            Ok(chosen) => chosen,
+            Err(unknown) => return Some(Outcome::refusal(sticky::reason(unknown))),
+        };
+        Some(match rule.carry_out(entry.rule, entry, request, arm, &mut Dice::new(random)) {
+            Ok(Some(mut outcome)) => {
+                outcome.response.extend(cookie.map(|cookie| Edit::add_own("set-cookie", cookie)));
+                outcome
+            }
+            Ok(None) => Outcome::refusal(NO_ROUTE),
             Err(Unavailable) => Outcome::refusal(FACT_UNAVAILABLE),
-        }
+        })
     }
 }
 
@@ -159,6 +193,19 @@ impl Entry {
 }
 
 impl Rule {
+    /// The destination of a request, and the cookie by which its user is known from now on.
+    fn choose(&self, request: &Request<'_>, random: u64) -> Result<Choice<'_>, Unknown> {
+        let drawn = || Choice { arm: self.draw(random), cookie: None };
+        let Some(sticky) = &self.sticky else { return Ok(drawn()) };
+        let (place, cookie) = match sticky.point(request, random)? {
+            Point::Nobody => return Ok(drawn()),
+            Point::Known(place) => (place, None),
+            Point::New(place, id) => (place, sticky.set_cookie(id, request.headers)),
+        };
+        let number = sticky.arm(place, self.arms.iter().map(|arm| arm.weight));
+        Ok(Choice { arm: number.and_then(|number| Some((number, self.arms.get(number)?))), cookie })
+    }
+
     /// The destination that a number falls to: the numbers are divided among the destinations in proportion to their
     /// weights, exactly but for one number in 2^64 per border.
     fn draw(&self, random: u64) -> Option<(usize, &Arm)> {

@@ -37,6 +37,7 @@ mod outcome;
 mod redirect;
 mod rewrite;
 mod settings;
+mod sticky;
 mod work;
 
 #[cfg(test)]

@@ -22,7 +22,25 @@ pub struct Outcome<'e> {
     pub delay: Option<Duration>,
     /// What the client gets from this proxy in place of an upstream's response.
     pub answer: Option<Answer<'e>>,
+    /// What documents in shadow mode would have decided; none where they have no rules for the host.
+    pub shadow: Option<Shadow<'e>>,
     pub(crate) arm: Option<(usize, &'e Arm)>,
+}
+
+/// A decision that never acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow<'e> {
+    /// In [`Mode::Shadow`].
+    pub decision: Decision<'e>,
+    arm: Option<(usize, &'e Arm)>,
+}
+
+impl Shadow<'_> {
+    /// As [`Outcome::arm`].
+    #[must_use]
+    pub fn arm(&self) -> Option<(usize, &str)> {
+        self.arm.map(|(number, arm)| (number, arm.label.as_str()))
+    }
 }
 
 /// A response that the rule gives itself.
@@ -62,7 +80,20 @@ impl<'e> Outcome<'e> {
             reason,
             mode: Mode::Enforce,
         };
-        Self { decision, request: Vec::new(), response: Vec::new(), delay: None, answer: None, arm: None }
+        Self {
+            decision,
+            request: Vec::new(),
+            response: Vec::new(),
+            delay: None,
+            answer: None,
+            shadow: None,
+            arm: None,
+        }
+    }
+
+    /// What is left of it where it does not act.
+    pub(crate) fn into_shadow(self) -> Shadow<'e> {
+        Shadow { decision: Decision { mode: Mode::Shadow, ..self.decision }, arm: self.arm }
     }
 
     /// The chosen cluster.

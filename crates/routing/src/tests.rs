@@ -457,9 +457,9 @@ impl Dice {
 
 /// The obvious version: every entry in order, every condition asked.
 fn oracle(engine: &Engine, authority: &str, request: &Request<'_>) -> Option<usize> {
-    let table = engine.hosts.find(authority.as_bytes())?;
+    let table = engine.enforced.hosts.find(authority.as_bytes())?;
     let view = crate::condition::View::new(request);
-    let entries = &engine.tables[table].entries;
+    let entries = &engine.enforced.tables[table].entries;
     let found = entries.iter().find(|entry| {
         entry.conditions.path.matches(request.path()) && entry.conditions.hold_beside_path(&view)
     });

@@ -99,7 +99,15 @@ impl Rule {
             reason: MATCHED,
             mode: Mode::Enforce,
         };
-        Outcome { decision, request: Vec::new(), response: Vec::new(), delay: None, answer: None, arm }
+        Outcome {
+            decision,
+            request: Vec::new(),
+            response: Vec::new(),
+            delay: None,
+            answer: None,
+            shadow: None,
+            arm,
+        }
     }
 
     /// Delays, and aborts: the answer of an abort.

@@ -7,7 +7,7 @@ use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::{Decision, Filter};
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
-use sailcloth_host::metrics::{Counters, name};
+use sailcloth_host::metrics::{self, Counters, name};
 use sailcloth_host::{Action, Http, Plugin, Status, StreamId, Streams, export, random};
 use sailcloth_routing::{Answer, Edit, Engine, Outcome};
 
@@ -16,10 +16,15 @@ use held::{Deadline, Held};
 /// Filter state with the decision, for access logs.
 const STATE: &str = "sailcloth.routing";
 
+/// Filter state with the decision of documents in shadow mode.
+const SHADOW_STATE: &str = "sailcloth.routing.shadow";
+
+/// By rule, destination, reason and outcome.
+type Decisions = Counters<(Option<usize>, Option<usize>, &'static str, &'static str)>;
+
 struct Routing {
     engine: Engine,
-    /// By rule, destination and reason.
-    decisions: Counters<(Option<usize>, Option<usize>, &'static str)>,
+    decisions: Decisions,
     held: Held,
 }
 
@@ -54,7 +59,10 @@ impl Plugin for Routing {
         };
         let request = Request { headers: &headers, facts: Facts::new(&http, self.engine.sources()) };
         let outcome = self.engine.decide(&request, random);
-        count(&mut self.decisions, &outcome);
+        count(&mut self.decisions, &outcome.decision, outcome.arm());
+        if let Some(shadow) = &outcome.shadow {
+            count(&mut self.decisions, &shadow.decision, shadow.arm());
+        }
         if outcome.decision.refuses() {
             return http.reply(&outcome.decision.reply());
         }
@@ -113,6 +121,10 @@ impl Plugin for Routing {
 /// Writes the decision and edits the request.
 fn prepare(outcome: &Outcome<'_>, http: Http) -> Result<(), Status> {
     http.set_state(STATE, outcome.decision.state().as_bytes())?;
+    if let Some(shadow) = &outcome.shadow {
+        let arm = shadow.arm().map_or("none", |(_, label)| label);
+        http.set_state(SHADOW_STATE, format!("{} {arm}", shadow.decision.state()).as_bytes())?;
+    }
     outcome.request.iter().try_for_each(|edit| match edit {
         Edit::Remove(name) => http.remove_request_header(name),
         Edit::Set(name, value) => http.set_request_header(name, value),
@@ -133,15 +145,16 @@ fn give(answer: &Answer<'_>, details: &str, http: Http) -> Action {
     http.answer(answer.status, answer.grpc_status, &headers, &answer.body, details)
 }
 
-fn count(decisions: &mut Counters<(Option<usize>, Option<usize>, &'static str)>, outcome: &Outcome<'_>) {
-    let Decision { verdict, by, reason, .. } = &outcome.decision;
-    let (arm, label) = outcome.arm().unzip();
-    decisions.count((by.map(|by| by.id), arm, reason.code), || {
+fn count(decisions: &mut Decisions, decision: &Decision<'_>, arm: Option<(usize, &str)>) {
+    let Decision { by, reason, .. } = decision;
+    let (number, label) = arm.unzip();
+    let outcome = metrics::outcome(decision);
+    decisions.count((by.map(|by| by.id), number, reason.code, outcome), || {
         let rule = by.map_or_else(|| "none".to_owned(), |by| by.rule.to_string());
         let labels = [
             ("policy", by.map_or("none", |by| by.policy)),
             ("rule", &rule),
-            ("outcome", verdict.name()),
+            ("outcome", outcome),
             ("reason", reason.code),
             ("arm", label.unwrap_or("none")),
         ];

@@ -5,7 +5,7 @@ use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
 use sailcloth_routing::Edit;
 
-use super::{Engine, Exchange, Loaded, Subject, observed, remove, request, set};
+use super::{Engine, Exchange, Loaded, Subject, decided, observed, remove, request, set};
 use crate::case::Headers;
 use crate::judge::Observed;
 
@@ -39,6 +39,7 @@ impl Engine for Routing {
         let (arm, cluster) = (outcome.arm(), outcome.cluster().map(str::to_owned));
         let reply = outcome.decision.refuses().then(|| outcome.decision.reply());
         let mut seen = Observed {
+            shadow: outcome.shadow.as_ref().map(|shadow| decided(&shadow.decision)),
             cluster,
             arm: arm.map(|(_, label)| label.to_owned()),
             ..observed(&outcome.decision, reply.as_ref(), upstream)

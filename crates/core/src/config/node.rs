@@ -73,7 +73,7 @@ impl Node {
     /// security measure.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hash = Fnv::default();
         self.feed(&mut hash);
         hash.0
     }
@@ -95,14 +95,16 @@ impl Node {
                 hash.write(b"]");
             }
             Self::Map(entries) => {
-                // A map by key and place (duplicate keys stay apart): much less code than a sort.
-                let sorted: std::collections::BTreeMap<_, _> =
-                    entries.iter().enumerate().map(|(place, (key, node))| ((key, place), node)).collect();
+                // A sum has no order, and needs much less code than a sort.
+                let sum = entries.iter().fold(0_u64, |sum, (key, node)| {
+                    let mut entry = Fnv::default();
+                    entry.text(key);
+                    node.feed(&mut entry);
+                    sum.wrapping_add(entry.0)
+                });
                 hash.write(b"{");
-                for ((key, _), node) in sorted {
-                    hash.text(key);
-                    node.feed(hash);
-                }
+                hash.write(&u64::try_from(entries.len()).unwrap_or(u64::MAX).to_le_bytes());
+                hash.write(&sum.to_le_bytes());
                 hash.write(b"}");
             }
         }
@@ -153,6 +155,12 @@ pub(crate) fn repeats(keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
 
 /// FNV-1a of a canonical form.
 struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Fnv {
     fn write(&mut self, bytes: &[u8]) {

@@ -26,7 +26,8 @@ pub use matching::{HttpMatch, StringMatch, routing_claim};
 pub use retries::{GRPC_RETRY_CONDITIONS, HTTP_RETRY_CONDITIONS, Retries, retry_status};
 
 use crate::host_name::{is_ip, is_wildcard_of, problem_of_host};
-use crate::{Kind, Metadata, Resource, Scope};
+use crate::sticky::{STICKY, Sticky};
+use crate::{Kind, MODE, Metadata, Resource, Scope};
 
 /// The reserved gateway name that means all sidecars.
 pub const MESH: &str = "mesh";
@@ -42,6 +43,10 @@ pub struct VirtualService {
     pub export_to: Vec<String>,
     /// The rules, of which the first that matches is taken.
     pub http: Vec<HttpRoute>,
+    /// What keeps a user on one destination of a weighted rule.
+    pub sticky: Option<Sticky>,
+    /// Computed and counted, and never acts.
+    pub shadow: bool,
 }
 
 /// One rule.
@@ -84,7 +89,7 @@ impl Eq for HttpRoute {}
 
 impl Resource for VirtualService {
     const KINDS: &'static [Kind] = &[Kind::VIRTUAL_SERVICE];
-    const ANNOTATIONS: &'static [&'static str] = &[];
+    const ANNOTATIONS: &'static [&'static str] = &[MODE, STICKY];
 
     fn read(_: Kind, metadata: &Metadata, spec: &Value<'_>) -> Option<Self> {
         let fields = spec.fields()?;
@@ -118,7 +123,8 @@ impl Resource for VirtualService {
         if gateways.iter().all(|gateway| gateway == MESH) {
             refuse_claims(&http, spec);
         }
-        Some(Self { hosts, gateways, export_to, http })
+        let (sticky, shadow) = (Sticky::read(metadata, spec), metadata.is_shadow(spec));
+        Some(Self { hosts, gateways, export_to, http, sticky, shadow })
     }
 
     fn scope(&self) -> Option<&Scope> {
