@@ -286,3 +286,56 @@ fn a_crash_is_over_after_a_reload() {
     let reloads = running.envoy.stats("vm_reload_success").unwrap();
     assert_eq!(reloads.values().sum::<u64>(), 1, "{reloads:?}");
 }
+
+/// Through a real Envoy: its log, its access log on standard output, its statistics and its answers.
+#[test]
+fn no_token_and_no_key_stands_in_what_envoy_writes() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let now = sailcloth_tests::native::Clock::now_seconds();
+    let expand = |text: &str| sailcloth_tests::template::expand(text, now).unwrap();
+    let mut shipped = Shipped::new(&binary, "jwt");
+    let jwks = expand("{{jwks rsa1 ec1 ed1}}");
+    shipped.http_filters()[0]["typed_config"]["config"]["configuration"]["value"] = serde_json::json!({
+        "resources": [{"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication", "metadata": {"name": "a"},
+            "spec": {"jwtRules": [{"issuer": "https://issuer.example", "jwks": jwks}]}}]});
+    let running = shipped.start(1);
+    let (mut accepted, mut written) = (0, Vec::new());
+    let mut secrets: Vec<String> = Vec::new();
+    for rest in [
+        "key=rsa1",
+        "key=ec1",
+        "key=ed1",
+        "key=rsa1 tamper=signature",
+        "key=rsa1 exp=-1h",
+        "key=rsa2",
+        "key=hs1",
+    ] {
+        let token = expand(&format!("{{{{token {rest} iss=https://issuer.example sub=alice}}}}"));
+        secrets.extend(token.split('.').skip(1).map(str::to_owned));
+        for request in [
+            Request::get("/a").header("authorization", format!("Bearer {token}")),
+            Request::get(format!("/a?access_token={token}")),
+        ] {
+            let response = running.send(&request);
+            accepted += u32::from(response.status == 200);
+            written.push(format!("{:?} {}", response.headers, String::from_utf8_lossy(&response.body)));
+        }
+    }
+    assert_eq!(accepted, 6);
+    let key = sailcloth_core::config::Node::from_json(jwks.as_bytes()).unwrap();
+    let Some(sailcloth_core::config::Node::List(keys)) = key.field("keys") else { panic!("no keys") };
+    secrets
+        .extend(keys.iter().filter_map(|key| key.field("n").or(key.field("x"))?.text().map(str::to_owned)));
+    written.push(running.envoy.logs().unwrap());
+    // Seven tokens, in a header and in the query.
+    written.push(running.envoy.access_log_lines(14, SOON).unwrap().join("\n"));
+    written.extend(running.envoy.stats("").unwrap().into_iter().map(|(name, _)| name));
+    assert!(
+        written.iter().any(|text| text.contains("https://issuer.example/alice")),
+        "the access log is among them"
+    );
+    for secret in secrets {
+        let found = written.iter().find(|text| text.contains(&secret));
+        assert!(found.is_none(), "{secret} in {found:?}");
+    }
+}

@@ -17,5 +17,7 @@ mod many_routes;
 mod memory;
 #[path = "host/probe.rs"]
 mod probe;
+#[path = "host/secrets.rs"]
+mod secrets;
 #[path = "host/ticks.rs"]
 mod ticks;

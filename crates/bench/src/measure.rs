@@ -132,7 +132,7 @@ fn start(
     let start = || {
         let mut envoy = envoy::Spec::new(&variant.name, config).log_level("error").start(run)?;
         let clock = CpuClock::of(envoy.process().id())?;
-        let load = Load::connect(ports.listener, &request::load(tokens.token(variant.algorithm)))?;
+        let load = Load::connect(ports.listener, &request::load(tokens.token(&variant.token)))?;
         Ok(Running { envoy, clock, load, port: ports.listener, sent: 0 })
     };
     start().map_err(|error| in_variant(variant, error))
@@ -187,7 +187,7 @@ impl Running {
 /// That every variant refuses what its policy refuses.
 fn prove_refusals(variants: &[Variant], running: &[Running], tokens: &Tokens) -> Result<()> {
     for (variant, one) in variants.iter().zip(running) {
-        let token = tokens.token(variant.algorithm);
+        let token = tokens.token(&variant.token);
         for proof in &variant.proofs {
             let (request, expected) = match proof {
                 Proof::ForgedTokenIsRefused => {

@@ -26,6 +26,24 @@ pub(crate) struct Jwt {
     pub(crate) forwarded: bool,
 }
 
+/// Whose tokens are accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trusted<'t> {
+    /// `iss`.
+    pub(crate) issuer: &'t str,
+    /// `aud`.
+    pub(crate) audience: &'t str,
+    /// The key set.
+    pub(crate) jwks: &'t str,
+}
+
+impl<'t> Trusted<'t> {
+    /// The example issuer's, with these keys.
+    pub(crate) fn issuer(jwks: &'t str) -> Self {
+        Self { issuer: ISSUER, audience: AUDIENCE, jwks }
+    }
+}
+
 /// Our three top-level keys.
 fn configuration(resources: Value, settings: Value) -> Value {
     let workload =
@@ -43,10 +61,11 @@ fn resource(api_version: &str, kind: &str, spec: Value) -> Value {
 }
 
 /// RequestAuthentication.
-pub(crate) fn jwt(jwks: &str, jwt: Jwt) -> Value {
+pub(crate) fn jwt(trusted: Trusted<'_>, jwt: Jwt) -> Value {
+    let Trusted { issuer, audience, jwks } = trusted;
     let rule = json!({
-        "issuer": ISSUER,
-        "audiences": [AUDIENCE],
+        "issuer": issuer,
+        "audiences": [audience],
         "jwks": jwks,
         "forwardOriginalToken": jwt.forwarded,
     });
@@ -56,10 +75,11 @@ pub(crate) fn jwt(jwks: &str, jwt: Jwt) -> Value {
 }
 
 /// The same as `jwt_authn`, in the form that Istio gives it: a token is optional, a bad one is refused.
-pub(crate) fn native_jwt(jwks: &str, jwt: Jwt) -> Value {
+pub(crate) fn native_jwt(trusted: Trusted<'_>, jwt: Jwt) -> Value {
+    let Trusted { issuer, audience, jwks } = trusted;
     let mut provider = json!({
-        "issuer": ISSUER,
-        "audiences": [AUDIENCE],
+        "issuer": issuer,
+        "audiences": [audience],
         "local_jwks": {"inline_string": jwks},
         "forward": jwt.forwarded,
         "payload_in_metadata": "payload",

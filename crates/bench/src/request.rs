@@ -23,6 +23,42 @@ pub(crate) struct Tokens {
     es256: String,
 }
 
+/// Which token a variant's requests carry.
+#[derive(Clone, Debug)]
+pub(crate) enum TokenOf {
+    /// The issuer's, by RS256.
+    Rs256,
+    /// The issuer's, by ES256.
+    Es256,
+    /// One by another algorithm.
+    Foreign(Foreign),
+}
+
+/// A key and a token by an algorithm that the example issuer has not, made by another library.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    /// Its key set.
+    pub(crate) jwks: String,
+    /// The token.
+    pub(crate) token: String,
+}
+
+/// Who issued the tokens of [`Foreign`].
+pub(crate) const FOREIGN_ISSUER: &str = "https://issuer.example";
+/// Whom they are for.
+pub(crate) const FOREIGN_AUDIENCE: &str = "api";
+
+impl Foreign {
+    /// The one by `algorithm`; nothing that any filter accepts when the file has none.
+    pub(crate) fn named(algorithm: &str) -> Self {
+        let rows: serde_json::Value =
+            serde_json::from_str(include_str!("../../jwt/tests/interop/tokens.json")).unwrap_or_default();
+        let row = rows.pointer(&format!("/rows/{algorithm}")).cloned().unwrap_or_default();
+        let token = row.pointer("/token").and_then(serde_json::Value::as_str).unwrap_or_default();
+        Self { jwks: json!({"keys": [row.pointer("/jwk")]}).to_string(), token: token.to_owned() }
+    }
+}
+
 impl Tokens {
     /// New keys, and tokens that are valid for a day.
     pub(crate) fn generate() -> Result<Self> {
@@ -37,9 +73,13 @@ impl Tokens {
         })
     }
 
-    /// The token signed with `algorithm`.
-    pub(crate) fn token(&self, algorithm: Algorithm) -> &str {
-        if algorithm == Algorithm::Es256 { &self.es256 } else { &self.rs256 }
+    /// The token of a variant.
+    pub(crate) fn token<'t>(&'t self, of: &'t TokenOf) -> &'t str {
+        match of {
+            TokenOf::Rs256 => &self.rs256,
+            TokenOf::Es256 => &self.es256,
+            TokenOf::Foreign(foreign) => &foreign.token,
+        }
     }
 }
 
@@ -99,9 +139,17 @@ mod tests {
     #[test]
     fn both_tokens_have_the_same_length() {
         let tokens = Tokens::generate().unwrap();
-        for algorithm in [Algorithm::Rs256, Algorithm::Es256] {
-            let length = tokens.token(algorithm).len();
+        for of in [TokenOf::Rs256, TokenOf::Es256] {
+            let length = tokens.token(&of).len();
             assert!(length.abs_diff(TOKEN_BYTES) <= 3, "{length}");
+        }
+    }
+
+    #[test]
+    fn there_are_tokens_by_the_other_algorithms() {
+        for algorithm in ["HS256", "EdDSA", "PS256"] {
+            let foreign = Foreign::named(algorithm);
+            assert!(foreign.token.split('.').count() == 3 && foreign.jwks.contains(algorithm), "{foreign:?}");
         }
     }
 

@@ -84,7 +84,7 @@ fn start(variant: &Variant, tokens: &Tokens, upstream: &Upstream) -> Result<Star
     let file = run.file("envoy.yaml");
     std::fs::write(&file, variant.bootstrap(ports).to_string())
         .map_err(Error::io(format!("could not write `{}`", file.display())))?;
-    let request = request::get("/api/v1/users", tokens.token(variant.algorithm), 0);
+    let request = request::get("/api/v1/users", tokens.token(&variant.token), 0);
     let spec = process::Spec::new(&variant.name, envoy::find()?)
         .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error", "-c"])
         .arg(file)

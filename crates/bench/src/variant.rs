@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sailcloth_services::issuer::Algorithm;
 use serde_json::{Value, json};
 
 use crate::{
     bootstrap::{self, EnvoyPorts, filter, wasm},
-    policy::{self, Jwt},
+    policy::{self, Jwt, Trusted},
+    request::{FOREIGN_AUDIENCE, FOREIGN_ISSUER, Foreign, TokenOf},
     routes::{self, Shape},
 };
 
@@ -32,8 +32,8 @@ pub(crate) struct Variant {
     pub(crate) native: Option<String>,
     /// With an upstream; else it answers by itself.
     pub(crate) upstream: bool,
-    /// The algorithm of the requests' token.
-    pub(crate) algorithm: Algorithm,
+    /// The requests' token.
+    pub(crate) token: TokenOf,
     /// What shows that it does its job.
     pub(crate) proofs: Vec<Proof>,
     filters: Vec<Value>,
@@ -58,7 +58,7 @@ impl Variant {
             what: what.to_owned(),
             native: None,
             upstream: false,
-            algorithm: Algorithm::Rs256,
+            token: TokenOf::Rs256,
             proofs: Vec::new(),
             filters: Vec::new(),
             virtual_hosts: bootstrap::any_host(bootstrap::direct_response()),
@@ -219,46 +219,65 @@ impl Catalog<'_> {
         let cached = Jwt { cached: true, ..Jwt::default() };
         let forwarded = Jwt { cached: true, forwarded: true };
         let cases = [
-            ("jwt-rs256", "native-jwt-rs256", "RS256, no cache", Algorithm::Rs256, Jwt::default()),
-            ("jwt-rs256-cached", "native-jwt-rs256-cached", "RS256, cached", Algorithm::Rs256, cached),
+            ("jwt-rs256", "native-jwt-rs256", "RS256, no cache", TokenOf::Rs256, Jwt::default()),
+            ("jwt-rs256-cached", "native-jwt-rs256-cached", "RS256, cached", TokenOf::Rs256, cached),
             (
                 "jwt-rs256-cached-forwarded",
                 "native-jwt-rs256-cached-forwarded",
                 "RS256, cached, token forwarded",
-                Algorithm::Rs256,
+                TokenOf::Rs256,
                 forwarded,
             ),
-            ("jwt-es256", "native-jwt-es256", "ES256, no cache", Algorithm::Es256, Jwt::default()),
-            ("jwt-es256-cached", "native-jwt-es256-cached", "ES256, cached", Algorithm::Es256, cached),
+            ("jwt-es256", "native-jwt-es256", "ES256, no cache", TokenOf::Es256, Jwt::default()),
+            ("jwt-es256-cached", "native-jwt-es256-cached", "ES256, cached", TokenOf::Es256, cached),
         ];
         cases
             .into_iter()
-            .flat_map(|(ours, native, what, algorithm, jwt)| {
-                self.jwt_pair(ours, native, what, algorithm, jwt)
+            .flat_map(|(ours, native, what, token, jwt)| {
+                self.jwt_pair("jwt", (ours, native), what, token, Trusted::issuer(self.jwks), jwt)
             })
+            .chain(self.jwt_foreign())
             .collect()
+    }
+
+    /// Algorithms that are verified in the module; a token of about 600 bytes.
+    fn jwt_foreign(&self) -> Vec<Variant> {
+        let cases = [
+            ("jwt", "jwt-hs256", "native-jwt-hs256", "HS256"),
+            ("jwt", "jwt-eddsa", "native-jwt-eddsa", "EdDSA"),
+            ("jwt-full", "jwt-ps256", "native-jwt-ps256", "PS256"),
+        ];
+        let pair = |(module, ours, native, algorithm): (&str, &str, &'static str, &str)| {
+            let foreign = Foreign::named(algorithm);
+            let jwks = foreign.jwks.clone();
+            let trusted = Trusted { issuer: FOREIGN_ISSUER, audience: FOREIGN_AUDIENCE, jwks: &jwks };
+            let what = format!("{algorithm}, no cache");
+            self.jwt_pair(module, (ours, native), &what, TokenOf::Foreign(foreign), trusted, Jwt::default())
+        };
+        cases.into_iter().flat_map(pair).collect()
     }
 
     fn jwt_pair(
         &self,
-        ours: &str,
-        native: &'static str,
+        module: &str,
+        (ours, native): (&str, &'static str),
         what: &str,
-        algorithm: Algorithm,
+        token: TokenOf,
+        trusted: Trusted<'_>,
         jwt: Jwt,
     ) -> [Variant; 2] {
         let counter = if jwt.cached { r"jwt_authn\.jwt_cache_hit" } else { r"jwt_authn\.allowed" };
         let ours = Variant::new(ours, &format!("jwt, {what}"))
-            .filters(vec![self.ours("jwt", policy::jwt(self.jwks, jwt))])
+            .filters(vec![self.ours(module, policy::jwt(trusted, jwt))])
             .against(native)
             .proofs(&[
                 Proof::ForgedTokenIsRefused,
                 Proof::Counted(r"sailcloth_jwt_decisions_total.*outcome=\.=allow", 1.0),
             ]);
         let native = Variant::new(native, &format!("native jwt_authn, {what}"))
-            .filters(vec![filter("envoy.filters.http.jwt_authn", policy::native_jwt(self.jwks, jwt))])
+            .filters(vec![filter("envoy.filters.http.jwt_authn", policy::native_jwt(trusted, jwt))])
             .proofs(&[Proof::ForgedTokenIsRefused, Proof::Counted(counter, 0.99)]);
-        [ours, native].map(|variant| Variant { algorithm, ..variant })
+        [ours, native].map(|variant| Variant { token: token.clone(), ..variant })
     }
 
     fn authz(&self) -> Vec<Variant> {
@@ -385,7 +404,7 @@ impl Catalog<'_> {
 
     fn five(&self, jwt: Jwt, vm_id: fn(&str) -> String) -> Vec<Value> {
         let filters = [
-            ("jwt", policy::jwt(self.jwks, jwt)),
+            ("jwt", policy::jwt(Trusted::issuer(self.jwks), jwt)),
             ("authz", policy::authz(RULES)),
             ("ratelimit", policy::rate_limit(false)),
             ("routing", policy::routing()),
@@ -406,7 +425,7 @@ impl Catalog<'_> {
         Variant::new(name, &format!("native jwt_authn, rbac, local_ratelimit, route table, {what}"))
             .upstream(policy::native_routing())
             .filters(vec![
-                filter("envoy.filters.http.jwt_authn", policy::native_jwt(self.jwks, jwt)),
+                filter("envoy.filters.http.jwt_authn", policy::native_jwt(Trusted::issuer(self.jwks), jwt)),
                 filter("envoy.filters.http.rbac", policy::native_authz(RULES)),
                 filter("envoy.filters.http.local_ratelimit", policy::native_rate_limit(false)),
             ])
