@@ -9,6 +9,8 @@
 
 #[path = "host/faults.rs"]
 mod faults;
+#[path = "host/leases.rs"]
+mod leases;
 #[path = "host/lifecycle.rs"]
 mod lifecycle;
 #[path = "host/many_routes.rs"]

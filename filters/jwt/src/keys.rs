@@ -12,8 +12,10 @@ pub(crate) struct Fetches {
     leases: Option<Leases>,
     /// Calls under way, with the number of their source; at most one for each.
     calls: Vec<(Token, usize)>,
-    fetches: Counters<(usize, &'static str)>,
-    waits: Counters<(usize, &'static str)>,
+    /// By source, metric and outcome: keys of the type that [`DecisionCounters`] has, whose table is in the module anyway.
+    ///
+    /// [`DecisionCounters`]: sailcloth_host::metrics::DecisionCounters
+    counters: Counters<(Option<usize>, &'static str, &'static str)>,
     gauges: Vec<Option<Gauges>>,
 }
 
@@ -33,8 +35,12 @@ impl Fetches {
 
     /// Counts what became of a request that missed a key.
     pub(crate) fn count_wait(&mut self, number: usize, source: &KeySource, outcome: &'static str) {
-        self.waits.count((number, outcome), || {
-            name("sailcloth_jwt_key_waits_total", &[("issuer", &source.issuer), ("outcome", outcome)])
+        self.count("sailcloth_jwt_key_waits_total", number, source, outcome);
+    }
+
+    fn count(&mut self, metric: &'static str, number: usize, source: &KeySource, outcome: &'static str) {
+        self.counters.count((Some(number), metric, outcome), || {
+            name(metric, &[("issuer", &source.issuer), ("outcome", outcome)])
         });
     }
 
@@ -161,8 +167,6 @@ impl Surroundings for Fetches {
                 error.name()
             }
         };
-        self.fetches.count((number, outcome), || {
-            name("sailcloth_jwt_key_fetches_total", &[("issuer", &source.issuer), ("outcome", outcome)])
-        });
+        self.count("sailcloth_jwt_key_fetches_total", number, source, outcome);
     }
 }

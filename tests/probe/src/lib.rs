@@ -5,6 +5,7 @@
 //! (hexadecimal) becomes the filter state that the `jwt` filter writes. The configuration is `{"problems": [...]}`: not
 //! empty means refused, with these problems.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use sailcloth_core::config::{Node, Problem, Severity};
@@ -12,6 +13,7 @@ use sailcloth_core::decision::Filter;
 use sailcloth_core::facts::{Fact, Properties, TOKEN_STATE};
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_host::callout::{self, Answer, Token};
+use sailcloth_host::lease::Leases;
 use sailcloth_host::metrics::{Counter, Gauge, Histogram};
 use sailcloth_host::{
     Action, Http, Plugin, Status, StreamId, Streams, clock, foreign, log, random, shared, timer,
@@ -183,6 +185,20 @@ fn perform(operation: &str, http: Http, headers: &HeaderBlock) -> Action {
         "rewrite" => shared::read(b"probe/key").and_then(|found| {
             shared::write(b"probe/key", b"next", found.map(|(_, version)| version)).map(|_| ())
         }),
+        "claim" => lease(10, |leases, now, until| {
+            leases.claim(LEASE, now, until).map(|mine| log::info(&format!("probe lease claimed: {mine}")))
+        }),
+        "settle" => lease(2, |leases, now, until| {
+            let settled = leases.settle(LEASE, now, until, b"note");
+            settled.map(|mine| log::info(&format!("probe lease settled: {mine}")))
+        }),
+        "lease" => lease(0, |leases, now, _| {
+            leases.read(LEASE, now).map(|lease| {
+                let left = lease.until.saturating_sub(now) / 1_000_000_000;
+                let note = String::from_utf8_lossy(&lease.note).into_owned();
+                log::info(&format!("probe lease: {left} s, held {}, `{note}`", lease.is_held()));
+            })
+        }),
         "counter" => Counter::define("probe_count").map(|counter| counter.add(1)),
         "gauge" => Gauge::define("probe_gauge").map(|gauge| {
             gauge.set(7);
@@ -208,6 +224,23 @@ fn perform(operation: &str, http: Http, headers: &HeaderBlock) -> Action {
     };
     say(operation, &result);
     Action::Continue
+}
+
+const LEASE: &[u8] = b"probe/lease";
+
+thread_local! {
+    static LEASES: Cell<Option<Leases>> = const { Cell::new(None) };
+}
+
+/// With this VM's name, now and so many seconds later.
+fn lease(seconds: u64, work: impl FnOnce(Leases, u64, u64) -> Result<(), Status>) -> Result<(), Status> {
+    let leases = match LEASES.get() {
+        Some(leases) => leases,
+        None => Leases::new()?,
+    };
+    LEASES.set(Some(leases));
+    let now = clock::monotonic_nanoseconds()?;
+    work(leases, now, now.saturating_add(seconds * 1_000_000_000))
 }
 
 fn property(http: Http, path: &[&str]) -> Result<(), Status> {
