@@ -63,7 +63,7 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 
 test-envoy: wasm ## the modules in the real Envoy
 	@scripts/setup.sh oidc
-	cargo test $(EMULATED) --test examples --test envoy --test differential --test end_to_end --test keys
+	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo --test demo
 

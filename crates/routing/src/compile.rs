@@ -21,7 +21,7 @@ use crate::engine::{Arm, Engine, Entry, Rule, Side, Table};
 use crate::format::Template;
 use crate::redirect::OwnResponse;
 use crate::rewrite::PathChange;
-use crate::settings::Settings;
+use crate::settings::{CarryOut, Settings};
 use crate::work::Work;
 
 pub(crate) type Document = Loaded<VirtualService>;
@@ -140,7 +140,8 @@ impl Compiler<'_> {
         };
         let mut arms: Vec<Arm> =
             destinations.iter().map(|destination| self.arm(document, destination)).collect();
-        let mut work = self.work(document, rule);
+        let is_paired = self.is_paired();
+        let mut work = if is_paired { Work::default() } else { self.work(document, rule) };
         // "single destination: gets everything whatever its weight" (istio-api.md 5.4); its edits join the rule's
         if let [only] = arms.as_mut_slice() {
             only.weight = 1;
@@ -155,7 +156,8 @@ impl Compiler<'_> {
             number: u32::try_from(number).unwrap_or(u32::MAX),
             total: arms.iter().map(|arm| arm.weight).sum(),
             arms,
-            controls: controls(rule),
+            controls: if is_paired { Vec::new() } else { controls(rule) },
+            native: is_paired.then(|| self.native_route(document, number, rule)),
             work,
         }
     }
@@ -164,9 +166,13 @@ impl Compiler<'_> {
         let host = full_name(&destination.host, &document.metadata.namespace, &self.settings.domain);
         let cluster = self.cluster(document, destination);
         let label = destination.subset.clone().unwrap_or(host);
+        let weight = u64::from(destination.weight);
+        if self.is_paired() {
+            return Arm { cluster, label, weight, ..Arm::default() };
+        }
         let (request, authority) = self.pass(&destination.headers.request);
         let (response, _) = self.pass(&destination.headers.response);
-        Arm { cluster, label, weight: u64::from(destination.weight), request, response, authority }
+        Arm { cluster, label, weight, request, response, authority }
     }
 
     fn cluster(&self, document: &Document, destination: &Destination) -> String {
@@ -372,6 +378,11 @@ impl Compiler<'_> {
         let is_last = |entry: &&&Entry| documents.len() > 1 && entry.conditions.is_catch_all();
         let first = all.iter().filter(|entry| !is_last(entry));
         Table::new(first.chain(all.iter().filter(is_last)).map(|entry| (*entry).clone()).collect())
+    }
+
+    /// Whether native routes do what rules say; then nothing of that is refused or done here.
+    fn is_paired(&self) -> bool {
+        self.settings.carry_out == CarryOut::Paired
     }
 
     fn is_gateway(&self) -> bool {

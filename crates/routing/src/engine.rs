@@ -72,12 +72,14 @@ pub(crate) struct Rule {
     pub(crate) total: u64,
     pub(crate) controls: Vec<(&'static str, String)>,
     pub(crate) work: Work,
+    /// What native routes match it by, where they carry it out.
+    pub(crate) native: Option<String>,
     /// For a rule with several destinations.
     pub(crate) sticky: Option<Sticky>,
 }
 
 /// One destination of a rule.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Arm {
     pub(crate) cluster: String,
     pub(crate) label: String,
@@ -159,7 +161,11 @@ impl Engine {
             Ok(chosen) => chosen,
             Err(unknown) => return Some(Outcome::refusal(sticky::reason(unknown))),
         };
-        Some(match rule.carry_out(entry.rule, entry, request, arm, &mut Dice::new(random)) {
+        let carried = match &rule.native {
+            Some(route) => Ok(Some(rule.pair(entry.rule, route, request, arm))),
+            None => rule.carry_out(entry.rule, entry, request, arm, &mut Dice::new(random)),
+        };
+        Some(match carried {
             Ok(Some(mut outcome)) => {
                 outcome.response.extend(cookie.map(|cookie| Edit::add_own("set-cookie", cookie)));
                 outcome

@@ -34,6 +34,7 @@ mod format;
 mod hosts;
 mod index;
 mod outcome;
+mod paired;
 mod redirect;
 mod rewrite;
 mod settings;

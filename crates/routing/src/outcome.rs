@@ -22,6 +22,8 @@ pub struct Outcome<'e> {
     pub delay: Option<Duration>,
     /// What the client gets from this proxy in place of an upstream's response.
     pub answer: Option<Answer<'e>>,
+    /// By what native routes match the rule (filter state `sailcloth.route`), where they carry it out.
+    pub route: Option<&'e str>,
     /// What documents in shadow mode would have decided; none where they have no rules for the host.
     pub shadow: Option<Shadow<'e>>,
     pub(crate) arm: Option<(usize, &'e Arm)>,
@@ -86,6 +88,7 @@ impl<'e> Outcome<'e> {
             response: Vec::new(),
             delay: None,
             answer: None,
+            route: None,
             shadow: None,
             arm: None,
         }

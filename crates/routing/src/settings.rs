@@ -28,6 +28,18 @@ pub struct Settings {
     pub(crate) mirrors: usize,
     /// What the native route says about retries (`nativeRetries`).
     pub(crate) native_retries: NativeRetries,
+    /// Who does what a rule says beside its choice (`carryOut`).
+    pub(crate) carry_out: CarryOut,
+}
+
+/// How a choice is carried out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CarryOut {
+    /// By headers that the router reads, and by the filter itself (`standalone`).
+    #[default]
+    Standalone,
+    /// By one native route for each rule (`paired`).
+    Paired,
 }
 
 /// The part of a retry policy that no request can set.
@@ -71,6 +83,9 @@ impl Settings {
         let (listener, default_port) = (port("port"), port("defaultPort"));
         let mirrors =
             fields.get("mirrors").and_then(|value| value.integer(0, MAX_MIRRORS)).unwrap_or_default();
+        let carry_out = fields.get("carryOut").and_then(|value| {
+            value.word(&[("standalone", CarryOut::Standalone), ("paired", CarryOut::Paired)])
+        });
         let domain = fields.get("domain").and_then(|value| value.non_empty_text());
         Self {
             template: template.unwrap_or_default(),
@@ -80,6 +95,7 @@ impl Settings {
             domain: domain.unwrap_or(DEFAULT_DOMAIN).to_ascii_lowercase(),
             port: listener,
             mirrors: usize::try_from(mirrors).unwrap_or_default(),
+            carry_out: carry_out.unwrap_or_default(),
             native_retries: NativeRetries::read(fields.get("nativeRetries").as_ref()),
         }
     }

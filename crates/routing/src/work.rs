@@ -90,7 +90,7 @@ impl Rule {
         Ok(Some(outcome))
     }
 
-    fn outcome<'e>(&'e self, id: usize, arm: Option<(usize, &'e Arm)>) -> Outcome<'e> {
+    pub(crate) fn outcome<'e>(&'e self, id: usize, arm: Option<(usize, &'e Arm)>) -> Outcome<'e> {
         let by = RuleRef { id, policy: &self.policy, rule: self.number };
         let decision = Decision {
             filter: Filter::Routing,
@@ -105,6 +105,7 @@ impl Rule {
             response: Vec::new(),
             delay: None,
             answer: None,
+            route: None,
             shadow: None,
             arm,
         }

@@ -19,6 +19,10 @@ const STATE: &str = "sailcloth.routing";
 /// Filter state with the decision of documents in shadow mode.
 const SHADOW_STATE: &str = "sailcloth.routing.shadow";
 
+/// Filter state that native routes match, and the destination's name beside it.
+const ROUTE_STATE: &str = "sailcloth.route";
+const ARM_STATE: &str = "sailcloth.arm";
+
 /// By rule, destination, reason and outcome.
 type Decisions = Counters<(Option<usize>, Option<usize>, &'static str, &'static str)>;
 
@@ -121,6 +125,10 @@ impl Plugin for Routing {
 /// Writes the decision and edits the request.
 fn prepare(outcome: &Outcome<'_>, http: Http) -> Result<(), Status> {
     http.set_state(STATE, outcome.decision.state().as_bytes())?;
+    if let Some(route) = outcome.route {
+        http.set_state(ROUTE_STATE, route.as_bytes())?;
+        http.set_state(ARM_STATE, outcome.arm().map_or("none", |(_, label)| label).as_bytes())?;
+    }
     if let Some(shadow) = &outcome.shadow {
         let arm = shadow.arm().map_or("none", |(_, label)| label);
         http.set_state(SHADOW_STATE, format!("{} {arm}", shadow.decision.state()).as_bytes())?;
