@@ -13,6 +13,8 @@ mod authz_envoy;
 mod authz_plain;
 #[path = "differential/authz_published.rs"]
 mod authz_published;
+#[path = "differential/jwt.rs"]
+mod jwt;
 #[path = "differential/routing.rs"]
 mod routing;
 

@@ -6,6 +6,7 @@
 pub mod authz;
 pub mod client;
 pub mod deviations;
+pub mod jwt;
 pub mod page;
 pub mod random;
 pub mod routing;

@@ -10,6 +10,7 @@ use sailcloth_tests::differential::random::Random;
 use sailcloth_tests::differential::routing::generate::{Generator, cluster, subset};
 use sailcloth_tests::differential::routing::{World, chosen, features, with_bench};
 use sailcloth_tests::differential::{Tally, scaled, seed};
+use sailcloth_tests::echo;
 use sailcloth_tests::yaml;
 
 #[test]
@@ -22,6 +23,17 @@ fn our_filter_routes_as_envoys_own_router() {
         tally.add(run(&binary, &features, batch));
     }
     tally.finish(scaled(2_500, 100_000));
+}
+
+/// Else a configuration would be missing from the comparison without a word.
+#[test]
+fn generated_documents_are_valid() {
+    let (features, _) = features();
+    for number in 0..300 {
+        let mut generator = Generator { features: &features, random: Random::new(seed()).nth(number) };
+        let world = World::new(generator.documents());
+        assert_eq!(world.check(), Ok(()));
+    }
 }
 
 fn run(binary: &Path, features: &[&'static str], batch: usize) -> Tally {
@@ -62,6 +74,26 @@ fn repeated_headers_are_joined_only_by_ours() {
         assert_eq!([status(native, &["one"]), status(ours, &["one"])], [200, 200]);
         assert_eq!([status(native, &["one", "two"]), status(ours, &["one", "two"])], [200, 404]);
         assert_eq!([status(native, &["one,two"]), status(ours, &["one,two"])], [404, 404]);
+    });
+}
+
+/// The deviation [`deviations::ORIGINAL_HOST`].
+#[test]
+fn the_original_host_is_told_only_by_envoy() {
+    let Some(binary) = envoy::find_or_skip() else { return };
+    let document = yaml::parse(
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: production}, spec: {hosts: [a.test], \
+         http: [{rewrite: {authority: b.test}, route: [{destination: {host: api.production.svc.cluster.local, subset: d0-r0-0}}]}]}}",
+    );
+    with_bench(&binary, &[World::new(vec![document.unwrap()])], |bench| {
+        let told = |port: u16| {
+            let request = Request::get("/").header("host", "a.test");
+            let response = Runner::default().send(Way::Direct { port }, &request);
+            let headers = echo::read(&response.body);
+            assert!(headers.contains(&("host".to_owned(), b"b.test".to_vec())), "{headers:?}");
+            headers.iter().any(|(name, _)| name == "x-envoy-original-host")
+        };
+        assert_eq!([told(bench.ports[0]), told(bench.ports[1])], [true, false]);
     });
 }
 

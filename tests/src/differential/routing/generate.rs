@@ -134,7 +134,17 @@ impl Generator<'_> {
             return map(fields);
         }
         let arms = if self.random.percent(70) { 1 } else { 2 + self.random.below(2) };
-        let route = (0..arms).map(|arm| self.destination(document, rule, arm, arms)).collect();
+        // The same for all, since which of them is chosen is chance.
+        let headers = (self.has("route headers") && self.random.percent(20))
+            .then(|| map(vec![("request", self.operations("x-in"))]));
+        let arm = |arm| {
+            let mut route = self.destination(document, rule, arm, arms);
+            if let (Node::Map(fields), Some(headers)) = (&mut route, &headers) {
+                fields.push(("headers".to_owned(), headers.clone()));
+            }
+            route
+        };
+        let route = (0..arms).map(arm).collect();
         fields.push(("route", Node::List(route)));
         if self.random.percent(40) {
             fields.push(("timeout", text(*self.random.pick(&["30s", "0s", "1m30s", "250ms"]))));
@@ -184,9 +194,6 @@ impl Generator<'_> {
             route.push(("weight", Node::Integer(weight)));
         } else if self.random.percent(20) {
             route.push(("weight", Node::Integer(*self.random.pick(&[0, 7, 100]))));
-        }
-        if self.has("route headers") && self.random.percent(20) {
-            route.push(("headers", map(vec![("request", self.operations("x-in"))])));
         }
         map(route)
     }
@@ -281,7 +288,7 @@ impl Generator<'_> {
         if self.random.percent(50) {
             fields.push(("redirectCode", Node::Integer(*self.random.pick(&[301, 302, 303, 307, 308]))));
         }
-        if fields.is_empty() {
+        if fields.iter().all(|(name, _)| *name == "redirectCode") {
             fields.push(("uri", text("/elsewhere")));
         }
         map(fields)

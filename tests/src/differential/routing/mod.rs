@@ -166,6 +166,8 @@ impl World {
             });
             if native == ours {
                 tally.agreed(native.class());
+            } else if native.is_but_for_the_original_host(&ours) {
+                tally.deviated(deviations::ORIGINAL_HOST.name);
             } else if self.is_about_joining(call, ports[0], &ours, runner) {
                 tally.deviated(deviations::JOINED_HEADERS.name);
             } else {
@@ -257,7 +259,7 @@ impl Outcome {
         });
         let name = |name: &[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
         let headers = response.headers.iter().map(|(n, value)| (name(n), value.clone()));
-        let rule = chosen(response).map(|cluster| {
+        let rule = chosen(response).filter(|_| echoed).map(|cluster| {
             // outbound|80|d0-r1-2|host
             let subset = cluster.split('|').nth(2).unwrap_or(&cluster);
             subset.rsplit_once('-').map_or(subset, |(rule, _)| rule).to_owned()
@@ -269,6 +271,17 @@ impl Outcome {
             headers: sorted(headers.filter(|(name, _)| !IGNORED.contains(&name.as_str())).collect()),
             body: if echoed { Vec::new() } else { response.body.clone() },
         }
+    }
+
+    fn is_but_for_the_original_host(&self, ours: &Self) -> bool {
+        let without = self.upstream.clone().map(|mut headers| {
+            headers.retain(|(name, _)| name != "x-envoy-original-host");
+            headers
+        });
+        let rest = |outcome: &Self| {
+            (outcome.status, outcome.rule.clone(), outcome.headers.clone(), outcome.body.clone())
+        };
+        without == ours.upstream && rest(self) == rest(ours)
     }
 
     fn class(&self) -> String {

@@ -301,7 +301,11 @@ fn redirection(redirect: &Node) -> Value {
     if let Some(scheme) = word("scheme") {
         all["scheme_redirect"] = json!(scheme);
     }
-    if let Some(Node::Integer(port)) = redirect.field("port") {
+    // The listeners speak http; Istio leaves out the port that the scheme means.
+    let default = if word("scheme") == Some("https") { 443 } else { 80 };
+    if let Some(Node::Integer(port)) = redirect.field("port")
+        && *port != default
+    {
         all["port_redirect"] = json!(port);
     }
     let code = match redirect.field("redirectCode") {
