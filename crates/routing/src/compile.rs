@@ -104,9 +104,10 @@ impl Compiler<'_> {
         self.engine.rules.push(compiled);
         let anything = [HttpMatch::default()];
         let matches = if rule.matches.is_empty() { anything.as_slice() } else { &rule.matches };
-        let own = matches.iter().filter(|one| self.is_for_this_proxy(document, one));
+        let own = (0..).zip(matches).filter(|(_, one)| self.is_for_this_proxy(document, one));
         let listener = self.settings.port;
-        own.map(|one| Entry { rule: id, conditions: Rc::new(Conditions::of(one, listener)) }).collect()
+        own.map(|(place, one)| Entry { rule: id, place, conditions: Rc::new(Conditions::of(one, listener)) })
+            .collect()
     }
 
     /// Istio decides this when it writes a proxy's routes; so does this.

@@ -31,18 +31,18 @@ pub(crate) struct Conditions {
     pub(crate) path: PathCondition,
     pub(crate) headers: Vec<HeaderCondition>,
     pub(crate) params: Vec<(String, StringMatch)>,
-    claims: Vec<ClaimCondition>,
+    pub(crate) claims: Vec<ClaimCondition>,
     /// On the port that the connection was made to.
-    port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 /// A condition on a claim of the caller's token.
 #[derive(Debug)]
-struct ClaimCondition {
-    path: Vec<String>,
-    value: StringMatch,
+pub(crate) struct ClaimCondition {
+    pub(crate) path: Vec<String>,
+    pub(crate) value: StringMatch,
     /// `withoutHeaders`.
-    negated: bool,
+    pub(crate) negated: bool,
 }
 
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Conditions {
 }
 
 impl ClaimCondition {
-    fn holds(&self, token: Option<&Token>) -> bool {
+    pub(crate) fn holds(&self, token: Option<&Token>) -> bool {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         token.and_then(|token| token.claim(&path)).is_some_and(|claim| claim_matches(&self.value, claim))
             != self.negated
@@ -216,7 +216,7 @@ impl HeaderCondition {
         Self { name: name.to_owned(), value: value.clone(), negated }
     }
 
-    fn holds<'r>(&'r self, view: &View<'r>) -> bool {
+    pub(crate) fn holds<'r>(&'r self, view: &View<'r>) -> bool {
         view.header(&self.name, |value| match (self.negated, &self.value) {
             (false, StringMatch::Present) => value.is_some(),
             (true, StringMatch::Present) => value.is_none(),

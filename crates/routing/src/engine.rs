@@ -59,6 +59,8 @@ pub(crate) struct Table {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) rule: usize,
+    /// Its place in the rule's `match`.
+    pub(crate) place: u32,
     pub(crate) conditions: Rc<Conditions>,
 }
 

@@ -297,7 +297,11 @@ mod tests {
             let names = 2 + round % 9;
             let count = dice.below(if round % 10 == 0 { 300 } else { 30 });
             let entries: Vec<Entry> = (0..count)
-                .map(|rule| Entry { rule, conditions: Rc::new(Conditions::of(&dice.rule(names), None)) })
+                .map(|rule| Entry {
+                    rule,
+                    place: 0,
+                    conditions: Rc::new(Conditions::of(&dice.rule(names), None)),
+                })
                 .collect();
             let table = Table::new(entries);
             filed += usize::from(matches!(table.routes, Routes::Filed(_)));
@@ -307,6 +311,13 @@ mod tests {
                 let request = Request { headers: &headers, facts: Facts::new(&NoProperties, &sources) };
                 let found = table.find(&request).unwrap().map(|entry| entry.rule);
                 let view = View::new(&request);
+                for entry in &table.entries {
+                    assert_eq!(
+                        crate::explain::miss(entry, &view).is_none(),
+                        entry.matches(&view),
+                        "{entry:?}"
+                    );
+                }
                 let all = table.entries.iter().find(|entry| entry.matches(&view)).map(|entry| entry.rule);
                 assert_eq!(found, all, "{headers:?}\n{:#?}", table.entries);
                 matched += usize::from(found.is_some());
