@@ -20,8 +20,8 @@ use sailcloth_core::identity::{Claim, Token};
 use sailcloth_core::request::Request;
 
 use crate::{
-    Algorithm, Algorithms, CannotVerify, Edit, Engine, Environment, Hash, Outcome, Refusal, TokenCache,
-    Verifier, der,
+    Algorithm, Algorithms, CannotVerify, Edit, Engine, Environment, Hash, KeyStore, Outcome, Refusal,
+    TokenCache, Verifier, der,
 };
 
 const ENVIRONMENT: Environment = Environment { algorithms: Algorithms::ALL, variable: |_| None };
@@ -123,13 +123,24 @@ fn decide_at<'e>(
     now: Duration,
     verifier: &Toy,
 ) -> Outcome<'e> {
+    decide_by(engine, headers, cache, now, &engine.key_store(), verifier)
+}
+
+fn decide_by<'e>(
+    engine: &'e Engine,
+    headers: &[(&str, &str)],
+    cache: &mut TokenCache,
+    now: Duration,
+    keys: &KeyStore<u32>,
+    verifier: &Toy,
+) -> Outcome<'e> {
     let standard = [(":method", "GET"), (":scheme", "https"), (":authority", "api"), (":path", "/p?q=1")];
     let given = |name: &str| headers.iter().any(|(other, _)| *other == name);
     let block = HeaderBlock::from_pairs(
         standard.into_iter().filter(|(name, _)| !given(name)).chain(headers.iter().copied()),
     );
     let request = Request { headers: &block, facts: Facts::new(&NoProperties, engine.sources()) };
-    engine.decide(&request, now, &engine.key_store::<u32>(), verifier, cache)
+    engine.decide(&request, now, keys, verifier, cache)
 }
 
 /// `verdict code status by`.

@@ -101,10 +101,10 @@ impl Surroundings for Fetches {
         worked("fetched", self.leases().and_then(claim)).unwrap_or(false)
     }
 
-    fn settle(&mut self, name: &str, until: u64, note: &[u8]) {
+    fn settle(&mut self, name: &str, until: u64, note: &[u8]) -> bool {
         let settle =
             |leases: Leases| leases.settle(&key(name, "lease"), clock::monotonic_nanoseconds()?, until, note);
-        worked("announced to other workers", self.leases().and_then(settle));
+        worked("announced to other workers", self.leases().and_then(settle)).unwrap_or(false)
     }
 
     fn keys(&mut self, name: &str) -> Option<Vec<u8>> {

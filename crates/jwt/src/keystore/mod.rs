@@ -35,8 +35,9 @@ pub trait Surroundings {
     fn lease(&mut self, name: &str) -> Option<Lease>;
     /// Takes a lease that has ended, until a time, keeping its note. `false` when somebody else holds it.
     fn claim(&mut self, name: &str, now: u64, until: u64) -> bool;
-    /// Ends this worker's hold on a lease: nobody takes it before `until`. Does nothing when it is no longer held.
-    fn settle(&mut self, name: &str, until: u64, note: &[u8]);
+    /// Ends this worker's hold on a lease: nobody takes it before `until`. `false`, and nothing is done, when it is no
+    /// longer held.
+    fn settle(&mut self, name: &str, until: u64, note: &[u8]) -> bool;
     /// The record of a source.
     fn keys(&mut self, name: &str) -> Option<Vec<u8>>;
     /// Writes the record of a source.

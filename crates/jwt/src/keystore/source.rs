@@ -194,42 +194,37 @@ impl Source {
         host: &mut impl Surroundings,
     ) {
         let result = body.and_then(|(body, max_age)| Ok((self.read(body)?, body, max_age)));
-        self.note.started = fetch.started;
-        self.note.ended = now;
-        let pause = match result {
-            Ok((set, text, max_age)) => {
-                self.note = Note {
-                    fetched: now,
-                    refresh: after(now, refresh(settings, max_age, host.random())),
-                    failures: 0,
-                    ..self.note
-                };
-                let warnings = self.install(now, text, set);
-                host.publish(&self.name, &note::record(now, text));
-                host.report(
-                    number,
-                    &self.spec,
-                    &Event::Fetched { keys: self.keys.as_ref().map_or(0, KeySet::len), warnings },
-                );
+        let before = self.note.fetched;
+        (self.note.started, self.note.ended) = (fetch.started, now);
+        let pause = match &result {
+            Ok((.., max_age)) => {
+                self.note.fetched = now;
+                self.note.refresh = after(now, refresh(settings, *max_age, host.random()));
+                self.note.failures = 0;
                 settings.refetch_interval
             }
-            Err(error) => {
+            Err(_) => {
                 self.note.failures = self.note.failures.saturating_add(1);
-                host.report(
-                    number,
-                    &self.spec,
-                    &Event::Failed {
-                        error,
-                        call: &fetch.call,
-                        failures: self.note.failures,
-                        kept: self.keys.is_some(),
-                    },
-                );
                 backoff(self.note.failures, host.random()).max(settings.refetch_interval.min(BACKOFF))
             }
         };
         (self.until, self.busy) = (after(now, pause), false);
-        host.settle(&self.name, self.until, &self.note.encode());
+        let held = host.settle(&self.name, self.until, &self.note.encode());
+        match result {
+            Ok((set, text, _)) => {
+                if held {
+                    host.publish(&self.name, &note::record(now, text));
+                }
+                // What came after the lease had gone to another worker is no newer than what that one fetched.
+                let warnings = self.install(if held { now } else { before }, text, set);
+                let keys = self.keys.as_ref().map_or(0, KeySet::len);
+                host.report(number, &self.spec, &Event::Fetched { keys, warnings });
+            }
+            Err(error) => {
+                let (failures, kept) = (self.note.failures, self.keys.is_some());
+                host.report(number, &self.spec, &Event::Failed { error, call: &fetch.call, failures, kept });
+            }
+        }
     }
 
     /// Reads a set; `None` when it is the one in use.

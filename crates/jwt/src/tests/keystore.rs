@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    Answer, Call, Event, FetchError, FetchSettings, Jws, KeySource, KeyStore, Lease, Note, Surroundings, Url,
-    Wait, Want,
+    Answer, Call, Event, FetchError, FetchSettings, Jws, KeySource, Lease, Note, Surroundings, Url, Wait,
+    Want,
 };
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -50,11 +50,13 @@ impl Surroundings for Host<'_> {
         free
     }
 
-    fn settle(&mut self, name: &str, until: u64, note: &[u8]) {
+    fn settle(&mut self, name: &str, until: u64, note: &[u8]) -> bool {
         let (holder, lease) = self.0.leases.entry(name.to_owned()).or_default();
-        if *holder == self.1 && lease.busy {
+        let held = *holder == self.1 && lease.busy;
+        if held {
             *lease = Lease { until, busy: false, note: note.to_vec() };
         }
+        held
     }
 
     fn keys(&mut self, name: &str) -> Option<Vec<u8>> {
@@ -480,11 +482,12 @@ fn a_worker_that_lost_its_lease_does_not_undo_newer_keys() {
     process.advance(MILLISECOND);
     process.answer(&ok(&set(&[2])));
     process.world.calls.push(late);
-    let note = process.note();
-    process.answer(&status(500));
-    assert_eq!(process.note(), note);
+    let (note, records) = (process.note(), process.world.records.clone());
+    process.advance(MILLISECOND);
+    process.answer(&ok(&set(&[1])));
+    assert_eq!((process.note(), &process.world.records), (note, &records));
     process.poll_all();
-    assert!(process.knows(0, 2) && process.knows(1, 2));
+    assert!((0..2).all(|worker| process.knows(worker, 2) && !process.knows(worker, 1)));
 }
 
 #[test]
@@ -570,6 +573,61 @@ fn an_answer_nobody_asked_for_does_nothing() {
     process.workers[0].answer(0, &ok(&body), now, &mut Host(&mut process.world, 0));
     process.workers[0].answer(9, &ok(&body), now, &mut Host(&mut process.world, 0));
     assert!(!process.knows(0, 1) && process.world.records.is_empty());
+}
+
+/// Only what a fetch may change waits for one.
+#[test]
+fn a_request_misses_keys_only_when_they_would_decide_it() {
+    let fetched = r#"{"issuer":"a","jwksUri":"https://issuer.example/jwks","audiences":["api"]}"#;
+    let inline = rule("a", r#","fromHeaders":[{"name":"x-inline"}]"#);
+    let engine = engine(&[fetched, &inline]);
+    let toy = Toy::default();
+    let keys = engine.key_store();
+    let mut cache = engine.cache([1, 2]);
+    let mut wants = |name: &str, token: &str| {
+        let bearer = if name == "authorization" { bearer(token) } else { token.to_owned() };
+        let outcome = decide_by(&engine, &[(name, &bearer)], &mut cache, NOW, &keys, &toy);
+        (outcome.decision.reason.code, outcome.wants.len())
+    };
+    let claims = r#"{"iss":"a","aud":"api","exp":1000600}"#;
+    assert_eq!(wants("authorization", &token(1, claims)), ("keys_unavailable", 1));
+    assert_eq!(wants("x-inline", &token(1, claims)), ("valid_token", 0));
+    assert_eq!(wants("x-inline", &token(9, claims)), ("unknown_kid", 0), "inline keys do not change");
+    for (claims, reason) in [
+        (r#"{"iss":"a","aud":"api","exp":1}"#, "token_expired"),
+        (r#"{"iss":"a","aud":"other"}"#, "wrong_audience"),
+        (r#"{"iss":"b","aud":"api"}"#, "unknown_issuer"),
+    ] {
+        assert_eq!(wants("authorization", &token(1, claims)), (reason, 0));
+    }
+    assert_eq!(wants("authorization", "a.b"), ("token_malformed", 0));
+    assert_eq!(decide_by(&engine, &[], &mut cache, NOW, &keys, &toy).wants.len(), 0, "no token");
+}
+
+#[test]
+fn a_withdrawn_key_vouches_for_no_cached_token() {
+    let engine = engine(&[r#"{"issuer":"a","jwksUri":"https://issuer.example/jwks"}"#]);
+    let (toy, mut cache) = (Toy::default(), engine.cache([1, 2]));
+    let mut process = process(1);
+    process.workers[0] = engine.key_store();
+    process.poll(0);
+    process.answer(&ok(&set(&[1, 2])));
+    let bearer = bearer(&of("a"));
+    let mut code = |process: &Process| {
+        let keys = &process.workers[0];
+        let outcome = decide_by(&engine, &[("authorization", &bearer)], &mut cache, NOW, keys, &toy);
+        outcome.decision.reason.code
+    };
+    assert_eq!([code(&process), code(&process)], ["valid_token"; 2]);
+    assert_eq!(toy.calls.get(), 1, "the second comes from the cache");
+    for (keys, expected, calls) in
+        [(&[1_u8, 2][..], "valid_token", 1), (&[1], "valid_token", 2), (&[2], "unknown_kid", 2)]
+    {
+        process.advance(300 * SECOND);
+        process.poll(0);
+        process.answer(&ok(&set(keys)));
+        assert_eq!((code(&process), toy.calls.get()), (expected, calls), "{keys:?}");
+    }
 }
 
 /// Random interleavings of workers, requests, answers, deaths and time against what must always hold.
