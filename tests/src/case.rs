@@ -8,6 +8,7 @@
 //!   - name: a denied path is 403
 //!     peer: spiffe://cluster.local/ns/a/sa/b   # the identity of the mTLS peer; absent: plaintext
 //!     sourceIp: 10.0.0.1                       # the TCP peer
+//!     destinationIp: 10.0.0.2                  # the address the connection was made to
 //!     port: 8080                               # the port the connection was made to
 //!     sni: api.example
 //!     now: 1700000000                          # seconds since the epoch, for native and emulator; else the clock
@@ -68,6 +69,8 @@ pub struct Case {
     pub peer: Option<String>,
     /// The TCP peer's address.
     pub source_ip: Option<IpAddr>,
+    /// The address connected to.
+    pub destination_ip: Option<IpAddr>,
     /// The port connected to.
     pub port: Option<u16>,
     /// The server name that TLS asked for.
@@ -204,6 +207,7 @@ fn read_case(value: &Value<'_>) -> Option<Case> {
     let expect = fields.required("expect").and_then(|expect| read_expect(&expect));
     Some(Case {
         peer: text("peer"),
+        destination_ip: fields.get("destinationIp").and_then(|address| read_address(&address)),
         source_ip: fields.get("sourceIp").and_then(|address| read_address(&address)),
         port,
         sni: text("sni"),

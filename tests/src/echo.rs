@@ -8,6 +8,7 @@ use std::thread;
 
 use crate::case::Headers;
 use crate::keys::{hex, unhex};
+use crate::provider;
 
 /// The upstream; stops listening when dropped.
 #[derive(Debug)]
@@ -91,12 +92,36 @@ fn serve(stream: &TcpStream) {
         if std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).is_err() {
             return;
         }
+        if headers.iter().any(|(name, _)| name == provider::MARK.as_bytes()) {
+            if !provide(stream, &headers) {
+                return;
+            }
+            continue;
+        }
         let lines = headers.iter().map(|(name, value)| format!("{} {}\n", hex(name), hex(value)));
         let body: String = lines.collect();
         let answer = format!("HTTP/1.1 200 OK\r\nx-echo: 1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let mut out = stream;
         if out.write_all(answer.as_bytes()).is_err() {
             return;
+        }
+    }
+}
+
+/// Answers as the external provider; whether the connection lives on.
+fn provide(mut stream: &TcpStream, headers: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let question: Headers = headers.iter().map(|(name, value)| (text(name), value.clone())).collect();
+    match provider::answer(&question) {
+        provider::Reply::Silence => {
+            thread::sleep(std::time::Duration::from_secs(5));
+            false
+        }
+        provider::Reply::Response(status, headers, body) => {
+            let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} Answer\r\n{lines}content-length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).is_ok()
         }
     }
 }

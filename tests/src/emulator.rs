@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use sailcloth_core::config::Node;
 use sailcloth_emulator::{
-    ConfigureError, HeaderMap, LocalReply, MetricKind, Plugin, PluginConfig, Process, Progress, Stream,
-    Value, Vm, VmOptions,
+    Answer, Cluster, ConfigureError, HeaderMap, LocalReply, MetricKind, Plugin, PluginConfig, Process,
+    Progress, Stream, Value, Vm, VmOptions,
 };
 
 use crate::case::{Case, CaseFile, Headers};
@@ -14,7 +14,7 @@ use crate::judge::{self, Decided, Observed, counted};
 use crate::native::{Clock, headers, refusal_differences};
 use crate::report::Report;
 use crate::subject::{Subject, filter_of};
-use crate::{build, template, yaml};
+use crate::{build, provider, template, yaml};
 
 /// Runs the files of a filter.
 #[must_use]
@@ -42,6 +42,9 @@ impl Bench {
     pub fn new(module: &str, configuration: &Node) -> Result<Self, (ConfigureError, Process)> {
         let process = Process::new();
         sailcloth_emulator::crypto::register(&process);
+        for name in provider::clusters(configuration) {
+            process.set_cluster(&name, Cluster::Reachable);
+        }
         let options = VmOptions { vm_id: format!("sailcloth-{module}"), ..VmOptions::default() };
         let vm = match Vm::new(&process, &build::module(module), options) {
             Ok(vm) => vm,
@@ -108,7 +111,7 @@ fn run_file(module: &str, file: &CaseFile, report: &mut Report) {
                 }
             };
             let stream = bench.stream(case, &configuration, &request);
-            let observed = observe(filter, &bench.process, stream);
+            let observed = observe(filter, &bench, stream);
             arms.count(&observed);
             report.ran(&row, &judge::differences(&case.expect, &observed));
         }
@@ -141,12 +144,31 @@ fn logged_problems(filter: &str, process: &Process) -> Vec<String> {
     texts.filter(|text| !text.starts_with("configuration refused")).collect()
 }
 
+fn answer(question: &Headers) -> Answer {
+    match provider::answer(question) {
+        provider::Reply::Silence => Answer::Timeout,
+        provider::Reply::Response(status, headers, body) => {
+            let status = status.to_string();
+            let headers = std::iter::once((":status", status.as_str())).chain(headers).collect();
+            Answer::Response { headers, body: body.into_bytes(), trailers: HeaderMap::default() }
+        }
+    }
+}
+
 /// Sends the request through, and a plain 200 back where it got to the upstream.
 #[must_use]
-pub fn observe(filter: &str, process: &Process, mut stream: Stream) -> Observed {
+pub fn observe(filter: &str, bench: &Bench, mut stream: Stream) -> Observed {
+    let process = &bench.process;
     let before = metrics(process);
     let mut observed = Observed::default();
     let mut progress = stream.request_headers(true);
+    while let (Progress::Paused(_), [callout, ..]) = (&progress, bench.vm.callouts().as_slice()) {
+        if let Err(error) = bench.vm.answer(callout, answer(&pairs(&callout.headers))) {
+            observed.faults.push(format!("the callout could not be answered: {error:?}"));
+            break;
+        }
+        progress = stream.proceed();
+    }
     if stream.reached_upstream() {
         let mut upstream = pairs(&stream.current_request_headers());
         // Where the route of a shipped configuration reads the cluster, and removes it.

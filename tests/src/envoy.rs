@@ -28,7 +28,7 @@ use crate::keys::hex;
 use crate::native::{Clock, headers, refusal_differences};
 use crate::report::Report;
 use crate::subject::{Subject, filter_of};
-use crate::{build, template, yaml};
+use crate::{build, provider, template, yaml};
 
 /// How many Envoys run at once.
 const AT_ONCE: usize = 2;
@@ -155,7 +155,9 @@ impl<'b> Bench<'b> {
         let (mut ports, run) = (Ports::new(), RunDir::temp().map_err(text)?);
         let (port, admin) = (ports.free().map_err(text)?, ports.free().map_err(text)?);
         let mut configuration = configuration.clone();
-        let clusters: Vec<&str> = cases.iter().filter_map(|case| case.expect.cluster.as_deref()).collect();
+        let providers = provider::clusters(&configuration);
+        let routed = cases.iter().filter_map(|case| case.expect.cluster.as_deref());
+        let clusters: Vec<&str> = routed.chain(providers.iter().map(String::as_str)).collect();
         let plan = config::Plan {
             filter,
             configuration: &Node::Null,
@@ -285,7 +287,10 @@ impl<'b> Bench<'b> {
         }
         let mut connection = Client::local(self.port).connect()?;
         let (source, port) = (case.source_ip.unwrap_or(DEFAULT_PEER), case.port.unwrap_or(DEFAULT_PORT));
-        let (family, local) = if source.is_ipv4() { ("TCP4", "127.0.0.1") } else { ("TCP6", "::1") };
+        let (family, default) = if source.is_ipv4() { ("TCP4", "127.0.0.1") } else { ("TCP6", "::1") };
+        // Both addresses of a PROXY line are of one family.
+        let local = case.destination_ip.filter(|address| address.is_ipv4() == source.is_ipv4());
+        let local = local.map_or_else(|| default.to_owned(), |address| address.to_string());
         connection.send_raw(format!("PROXY {family} {source} {local} 50000 {port}\r\n").as_bytes())?;
         connection.send(&message)
     }

@@ -32,7 +32,7 @@ pub fn attributes(case: &Case, configuration: &Node) -> Attributes {
     let mut all: Attributes = vec![
         (vec!["filter_state", "sailcloth.source_ip"], peer.to_string().into()),
         (vec!["source", "address"], remote_address(case, peer).into()),
-        (vec!["destination", "address"], format!("127.0.0.1:{port}").into()),
+        (vec!["destination", "address"], destination(case, port).into()),
         (vec!["destination", "port"], i64::from(port).to_le_bytes().to_vec()),
         (vec!["connection", "mtls"], vec![u8::from(case.peer.is_some())]),
         (vec!["connection", "requested_server_name"], case.sni.clone().unwrap_or_default().into()),
@@ -46,6 +46,11 @@ pub fn attributes(case: &Case, configuration: &Node) -> Attributes {
     }
     all.extend(token_attributes(case, configuration));
     all
+}
+
+/// The address and port connected to, as Envoy writes them.
+fn destination(case: &Case, port: u16) -> String {
+    std::net::SocketAddr::from((case.destination_ip.unwrap_or(DEFAULT_PEER), port)).to_string()
 }
 
 fn token_attributes(case: &Case, configuration: &Node) -> Attributes {

@@ -27,8 +27,9 @@ impl Decided {
     pub fn of_state(state: &str) -> Option<Self> {
         let mut words = state.split(' ').map(str::to_owned);
         let (verdict, by, reason) = (words.next()?, words.next()?, words.next()?);
-        let known = ["allow", "deny", "limit", "route"].contains(&verdict.as_str());
-        (known && words.next().is_none()).then_some(Self { verdict, by, reason })
+        let known = ["allow", "deny", "limit", "route", "audit"].contains(&verdict.as_str());
+        // A fourth word says what came near.
+        (known && words.nth(1).is_none()).then_some(Self { verdict, by, reason })
     }
 
     /// Reads response code details: `sailcloth_authz_denied[ns/name#0]`. Only refusals have them; whether it was a denial
@@ -36,7 +37,12 @@ impl Decided {
     #[must_use]
     pub fn of_details(filter: &str, details: &str, status: u16) -> Option<Self> {
         let rest = details.strip_prefix(&format!("sailcloth_{filter}_"))?;
-        let (reason, by) = rest.strip_suffix(']')?.split_once('[')?;
+        let (reason, by) = rest.split_once('[')?;
+        // What stands behind says what came near.
+        let (by, near) = by.split_once(']')?;
+        if !(near.is_empty() || near.starts_with('(') && near.ends_with(')')) {
+            return None;
+        }
         let verdict = if status == 429 { "limit" } else { "deny" };
         Some(Self { verdict: verdict.to_owned(), by: by.to_owned(), reason: reason.to_owned() })
     }

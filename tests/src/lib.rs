@@ -28,6 +28,7 @@ pub mod issuer;
 pub mod judge;
 pub mod keys;
 pub mod native;
+pub mod provider;
 pub mod report;
 pub mod shipped;
 pub mod subject;

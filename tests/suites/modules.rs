@@ -18,6 +18,8 @@ const LARGER: &[(&str, u64)] = &[
     ("routing", 400_000),
     // RSA and three curves in Rust: only where somebody asked for them.
     ("jwt-full", 850_000),
+    // Every condition of AuthorizationPolicy, our own kind's with their regular expressions, and the ext_authz protocol.
+    ("authz", 400_000),
 ];
 
 /// What every module exports (`crates/host`, `export!`).

@@ -100,25 +100,130 @@ fn allowed_path(index: usize, rules: usize) -> String {
     if index + 1 == rules { "/api/v1/".to_owned() } else { format!("/service-{index:03}/") }
 }
 
-/// AuthorizationPolicy with `rules` rules, of which the last matches.
-pub(crate) fn authz(rules: usize) -> Value {
-    let rule = |index| json!({"to": [{"operation": {"methods": ["GET"], "paths": [allowed_path(index, rules) + "*"]}}]});
+/// The caller of the policies that ask who calls: what an mTLS peer and a verified token would say.
+const PEER: &str = "spiffe://cluster.local/ns/production/sa/web-service";
+const GROUP: &str = "team-7";
+
+/// What the rules of an authorization policy ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Method and path.
+    Operation,
+    /// Also who calls: principal and a claim.
+    Caller,
+}
+
+/// Istio's schema takes this many rules in one policy.
+const RULES_OF_A_POLICY: usize = 500;
+
+/// AuthorizationPolicies with `rules` rules, of which the last matches.
+pub(crate) fn authz(rules: usize, asked: Asked) -> Value {
+    let rule = |index| {
+        let mut rule =
+            json!({"to": [{"operation": {"methods": ["GET"], "paths": [allowed_path(index, rules) + "*"]}}]});
+        if let (Asked::Caller, Some(fields)) = (asked, rule.as_object_mut()) {
+            let principal = PEER.trim_start_matches("spiffe://");
+            fields.insert("from".to_owned(), json!([{"source": {"principals": [principal]}}]));
+            let claim = json!([{"key": "request.auth.claims[group]", "values": [GROUP]}]);
+            fields.insert("when".to_owned(), claim);
+        }
+        rule
+    };
     let rules: Vec<Value> = (0..rules).map(rule).collect();
-    let spec = json!({"action": "ALLOW", "rules": rules});
-    configuration(json!([resource("security.istio.io/v1", "AuthorizationPolicy", spec)]), json!({}))
+    let policies = rules.chunks(RULES_OF_A_POLICY).enumerate().map(|(number, rules)| {
+        json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": format!("bench-{number}"), "namespace": "production"},
+            "spec": {"action": "ALLOW", "rules": rules},
+        })
+    });
+    let settings = match asked {
+        Asked::Operation => json!({}),
+        Asked::Caller => json!({"peerIdentity": "peerPrincipal", "requestIdentity": "jwt_authn"}),
+    };
+    configuration(Value::Array(policies.collect()), settings)
+}
+
+/// Stock filters that say who calls, for both sides alike.
+pub(crate) fn caller() -> [(&'static str, Value); 2] {
+    let state = json!({
+        "object_key": "io.istio.peer_principal", "factory_key": "envoy.string",
+        "format_string": {"text_format_source": {"inline_string": PEER}},
+    });
+    let claims = json!({"payload": {"iss": ISSUER, "sub": "alice", "group": GROUP}});
+    [
+        (
+            "envoy.filters.http.set_filter_state",
+            json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config",
+                "on_request_headers": [state],
+            }),
+        ),
+        (
+            "envoy.filters.http.set_metadata",
+            json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config",
+                "metadata": [{"metadata_namespace": "envoy.filters.http.jwt_authn", "value": claims}],
+            }),
+        ),
+    ]
+}
+
+/// The principals of a native policy that ask the same.
+fn native_principals(asked: Asked) -> Value {
+    let ids = match asked {
+        Asked::Operation => json!([{"any": true}]),
+        Asked::Caller => json!([
+            {"or_ids": {"ids": [{"filter_state": {"key": "io.istio.peer_principal", "string_match": {"exact": PEER}}}]}},
+            {"or_ids": {"ids": [{"metadata": {
+                "filter": "envoy.filters.http.jwt_authn",
+                "path": [{"key": "payload"}, {"key": "group"}],
+                "value": {"string_match": {"exact": GROUP}},
+            }}]}},
+        ]),
+    };
+    json!([{"and_ids": {"ids": ids}}])
+}
+
+/// The same as `rbac` with a matcher tree over the path, the fastest form that Envoy has for it; Istio writes policies.
+pub(crate) fn native_authz_tree(rules: usize) -> Value {
+    let input = |name: &str| {
+        json!({"name": name, "typed_config": {
+            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": name}})
+    };
+    let action = |name: String, action: &str| {
+        json!({"action": {"name": "action", "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": name, "action": action}}})
+    };
+    let on_match = |index| {
+        let method =
+            json!({"single_predicate": {"input": input(":method"), "value_match": {"exact": "GET"}}});
+        let get = json!({"predicate": method, "on_match": action(format!("rule-{index:05}"), "ALLOW")});
+        let matcher =
+            json!({"matcher_list": {"matchers": [get]}, "on_no_match": action("none".to_owned(), "DENY")});
+        (allowed_path(index, rules), json!({"matcher": matcher}))
+    };
+    let map: serde_json::Map<String, Value> = (0..rules).map(on_match).collect();
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "matcher": {
+            "matcher_tree": {"input": input(":path"), "prefix_match_map": {"map": map}},
+            "on_no_match": action("none".to_owned(), "DENY"),
+        },
+    })
 }
 
 /// The same as `rbac`, in the form that Istio gives it.
-pub(crate) fn native_authz(rules: usize) -> Value {
+pub(crate) fn native_authz(rules: usize, asked: Asked) -> Value {
     let policy = |index| {
         let method = json!({"header": {"name": ":method", "string_match": {"exact": "GET"}}});
         let path = json!({"url_path": {"path": {"prefix": allowed_path(index, rules)}}});
         let either = |rule: Value| json!({"or_rules": {"rules": [rule]}});
         let permission = json!({"and_rules": {"rules": [either(method), either(path)]}});
-        let policy =
-            json!({"permissions": [permission], "principals": [{"and_ids": {"ids": [{"any": true}]}}]});
+        let policy = json!({"permissions": [permission], "principals": native_principals(asked)});
         // Envoy tries them in the order of their names.
-        (format!("ns[production]-policy[bench]-rule[{index:03}]"), policy)
+        (format!("ns[production]-policy[bench]-rule[{index:05}]"), policy)
     };
     let policies: serde_json::Map<String, Value> = (0..rules).map(policy).collect();
     json!({

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bootstrap::{self, EnvoyPorts, filter, wasm},
-    policy::{self, Jwt, Trusted},
+    policy::{self, Asked, Jwt, Trusted},
     request::{FOREIGN_AUDIENCE, FOREIGN_ISSUER, Foreign, TokenOf},
     routes::{self, Shape},
 };
@@ -281,21 +281,40 @@ impl Catalog<'_> {
     }
 
     fn authz(&self) -> Vec<Variant> {
-        let cases = [("authz", "native-rbac", RULES), ("authz-200", "native-rbac-200", MANY_RULES)];
-        let pair = |(ours, native, rules): (&str, &'static str, usize)| {
-            let ours = Variant::new(ours, &format!("authz, {rules} rules, the last matches"))
-                .filters(vec![self.ours("authz", policy::authz(rules))])
-                .against(native)
-                .proofs(&[
-                    Proof::OtherPathIsRefused,
-                    Proof::Counted(r"sailcloth_authz_decisions_total.*outcome=\.=allow", 1.0),
-                ]);
-            let native = Variant::new(native, &format!("native rbac, {rules} policies, the last matches"))
-                .filters(vec![filter("envoy.filters.http.rbac", policy::native_authz(rules))])
-                .proofs(&[Proof::OtherPathIsRefused, Proof::Counted(r"rbac\.allowed", 1.0)]);
-            [ours, native]
+        let allowed = Proof::Counted(r"sailcloth_authz_decisions_total.*outcome=\.=allow", 1.0);
+        let ours = |name: &str, rules: usize, asked: Asked, what: &str| {
+            let filters = said(asked).chain([self.ours("authz", policy::authz(rules, asked))]);
+            Variant::new(name, &format!("authz, {rules} rules{what}, the last matches"))
+                .filters(filters.collect())
+                .proofs(&[Proof::OtherPathIsRefused, allowed])
         };
-        cases.into_iter().flat_map(pair).collect()
+        let native = |name: &str, rules: usize, asked: Asked, what: &str| {
+            let rbac = filter("envoy.filters.http.rbac", policy::native_authz(rules, asked));
+            Variant::new(name, &format!("native rbac, {rules} policies{what}, the last matches"))
+                .filters(said(asked).chain([rbac]).collect())
+                .proofs(&[Proof::OtherPathIsRefused, Proof::Counted(r"rbac\.allowed", 1.0)])
+        };
+        let tree = |name: &str, rules: usize| {
+            Variant::new(name, &format!("native rbac, a matcher tree of {rules} paths"))
+                .filters(vec![filter("envoy.filters.http.rbac", policy::native_authz_tree(rules))])
+                .proofs(&[Proof::OtherPathIsRefused, Proof::Counted(r"rbac\.allowed", 1.0)])
+        };
+        let (operation, caller) = (Asked::Operation, Asked::Caller);
+        let who = " with principal and claim";
+        vec![
+            ours("authz", RULES, operation, "").against("native-rbac"),
+            native("native-rbac", RULES, operation, ""),
+            ours("authz-who", RULES, caller, who).against("native-rbac-who"),
+            native("native-rbac-who", RULES, caller, who),
+            ours("authz-200", MANY_RULES, operation, "").against("native-rbac-200"),
+            native("native-rbac-200", MANY_RULES, operation, ""),
+            ours("authz-10", 10, operation, ""),
+            ours("authz-1000", 1000, operation, "").against("native-rbac-1000"),
+            native("native-rbac-1000", 1000, operation, ""),
+            tree("native-rbac-tree-1000", 1000),
+            ours("authz-10000", 10_000, operation, "").against("native-rbac-tree-10000"),
+            tree("native-rbac-tree-10000", 10_000),
+        ]
     }
 
     fn rate_limit(&self) -> Vec<Variant> {
@@ -405,7 +424,7 @@ impl Catalog<'_> {
     fn five(&self, jwt: Jwt, vm_id: fn(&str) -> String) -> Vec<Value> {
         let filters = [
             ("jwt", policy::jwt(Trusted::issuer(self.jwks), jwt)),
-            ("authz", policy::authz(RULES)),
+            ("authz", policy::authz(RULES, Asked::Operation)),
             ("ratelimit", policy::rate_limit(false)),
             ("routing", policy::routing()),
             ("metrics", policy::metrics()),
@@ -426,7 +445,7 @@ impl Catalog<'_> {
             .upstream(policy::native_routing())
             .filters(vec![
                 filter("envoy.filters.http.jwt_authn", policy::native_jwt(Trusted::issuer(self.jwks), jwt)),
-                filter("envoy.filters.http.rbac", policy::native_authz(RULES)),
+                filter("envoy.filters.http.rbac", policy::native_authz(RULES, Asked::Operation)),
                 filter("envoy.filters.http.local_ratelimit", policy::native_rate_limit(false)),
             ])
             .proofs(&[
@@ -435,6 +454,12 @@ impl Catalog<'_> {
                 Proof::Counted(r"http_local_rate_limit\.ok", 1.0),
             ])
     }
+}
+
+/// The stock filters that say who calls, where the rules ask.
+fn said(asked: Asked) -> impl Iterator<Item = Value> {
+    let filters = (asked == Asked::Caller).then(policy::caller);
+    filters.into_iter().flatten().map(|(name, configuration)| filter(name, configuration))
 }
 
 /// The variants whose names contain one of `patterns`, with the bases, empty filters and counterparts that their figures

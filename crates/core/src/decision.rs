@@ -65,6 +65,8 @@ pub enum Mode {
     Enforce,
     /// It is computed and counted, and never acts.
     Shadow,
+    /// It is counted because somebody wants to know of it (Istio's AUDIT).
+    Audit,
 }
 
 /// Why, in the words of a specification: one row per reason, from which status, body and words come, and from nowhere

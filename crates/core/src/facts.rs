@@ -8,11 +8,15 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::Value;
+use crate::config::{Node, Value};
 use crate::identity::{Token, TokenState};
 
 /// Filter state in which shipped configurations put the address of the TCP peer (stock `set_filter_state`).
 pub const PEER_ADDRESS_STATE: &str = "sailcloth.source_ip";
+/// The namespace of dynamic metadata that Envoy's `jwt_authn` writes.
+pub const NATIVE_JWT: &str = "envoy.filters.http.jwt_authn";
+/// Its `payload_in_metadata`, as Istio sets it.
+pub const NATIVE_PAYLOAD: &str = "payload";
 /// Filter state in which the `jwt` filter hands on the verified token.
 pub const TOKEN_STATE: &str = "sailcloth.jwt";
 
@@ -220,6 +224,18 @@ impl<'r> Facts<'r> {
         parse_address(self.property(&["source", "address"]), "source.address is not an address")
     }
 
+    /// The address that the connection was made to (Istio's `destination.ip`).
+    #[must_use]
+    pub fn destination_address(&self) -> Fact<IpAddr> {
+        parse_address(self.property(&["destination", "address"]), "destination.address is not an address")
+    }
+
+    /// The server name that the client asked for in TLS (Istio's `connection.sni`); absent on plaintext.
+    #[must_use]
+    pub fn server_name(&self) -> Fact<Vec<u8>> {
+        self.filled(&["connection", "requested_server_name"])
+    }
+
     /// The port that the connection was made to.
     #[must_use]
     pub fn destination_port(&self) -> Fact<u16> {
@@ -254,18 +270,20 @@ impl<'r> Facts<'r> {
         }
     }
 
-    /// The token as `jwt_authn` published it: only issuer and subject, since the attribute encoding does not tell a
-    /// string claim from a number.
+    /// The token as `jwt_authn` published it. Read as one message: single attributes do not tell a string claim from a
+    /// number.
     fn native_token(&self) -> Fact<Token> {
-        let claim = |name| {
-            self.property(&["metadata", "filter_metadata", "envoy.filters.http.jwt_authn", "payload", name])
+        let message = match self.property(&["metadata"]) {
+            Fact::Known(message) => message,
+            Fact::Absent => return Fact::Absent,
+            Fact::Unavailable(why) => return Fact::Unavailable(why),
         };
-        match (claim("iss"), claim("sub")) {
-            (Fact::Unavailable(why), _) | (_, Fact::Unavailable(why)) => Fact::Unavailable(why),
-            (Fact::Known(issuer), Fact::Known(subject)) => {
-                Fact::Known(Token::of_principal(&issuer, &subject))
-            }
-            _ => Fact::Absent,
+        match Node::from_filter_metadata(&message, NATIVE_JWT) {
+            Ok(Some(metadata)) => metadata
+                .field(NATIVE_PAYLOAD)
+                .map_or(Fact::Absent, |payload| Fact::Known(Token::of_claims(payload))),
+            Ok(None) => Fact::Absent,
+            Err(_) => Fact::Unavailable("the metadata of jwt_authn is not readable"),
         }
     }
 }

@@ -37,6 +37,18 @@ pub enum Key {
     Suffix(Vec<u8>),
 }
 
+impl Key {
+    /// Whether it covers a value.
+    #[must_use]
+    pub fn covers(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => value == text,
+            Self::Prefix(text) => value.starts_with(text),
+            Self::Suffix(text) => value.ends_with(text),
+        }
+    }
+}
+
 /// One way to file a rule: whenever the rule holds, a value that the request has in `dimension` is covered by one of
 /// `keys`. A choice without keys says that the rule never holds.
 #[derive(Debug, Clone)]
@@ -338,6 +350,46 @@ impl<D: Ord + Clone> Bucket<D> {
     }
 }
 
+/// A set of keys: whether a value is covered by one of them, whatever their number.
+#[derive(Debug)]
+pub struct Keys(Filed<()>);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self(Filed { forward: Tree::default(), backward: Tree::default() })
+    }
+}
+
+impl Keys {
+    /// Adds a key.
+    pub fn insert(&mut self, key: &Key) {
+        if let Some(bucket) = self.0.bucket(key) {
+            bucket.push(0);
+        }
+    }
+
+    /// Whether one of the keys covers a value.
+    #[must_use]
+    pub fn contains(&self, value: &[u8]) -> bool {
+        let Filed { forward, backward } = &self.0;
+        forward.covers(value.iter().copied())
+            || (!backward.is_empty() && backward.covers(value.iter().rev().copied()))
+    }
+
+    /// All keys.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        self.0.forward.texts(&mut Vec::new(), &mut |text, whole| {
+            keys.push(if whole { Key::Exact(text.to_vec()) } else { Key::Prefix(text.to_vec()) });
+        });
+        self.0.backward.texts(&mut Vec::new(), &mut |text, _| {
+            keys.push(Key::Suffix(text.iter().rev().copied().collect()));
+        });
+        keys
+    }
+}
+
 /// A radix tree over bytes: an edge carries as many bytes as lead nowhere else.
 #[derive(Debug)]
 struct Tree<D> {
@@ -403,6 +455,36 @@ impl<D> Tree<D> {
         self.children.iter().for_each(|child| child.divided(visit));
     }
 
+    /// Whether anything is filed along `value`.
+    fn covers(&self, mut value: impl Iterator<Item = u8>) -> bool {
+        let mut node = self;
+        loop {
+            if !matches!(node.prefix, Bucket::Empty) {
+                return true;
+            }
+            let Some(first) = value.next() else { return !matches!(node.exact, Bucket::Empty) };
+            let Ok(at) = node.children.binary_search_by_key(&first, Self::first_byte) else { return false };
+            let Some(child) = node.children.get(at) else { return false };
+            if child.label.iter().skip(1).any(|expected| value.next() != Some(*expected)) {
+                return false;
+            }
+            node = child;
+        }
+    }
+
+    /// Shows every text that something is filed under, and whether the value must end there.
+    fn texts(&self, above: &mut Vec<u8>, see: &mut impl FnMut(&[u8], bool)) {
+        let length = above.len();
+        above.extend_from_slice(&self.label);
+        for (bucket, whole) in [(&self.exact, true), (&self.prefix, false)] {
+            if !matches!(bucket, Bucket::Empty) {
+                see(above, whole);
+            }
+        }
+        self.children.iter().for_each(|child| child.texts(above, see));
+        above.truncate(length);
+    }
+
     /// Adds the rules of every node along `value`.
     fn walk<'i>(
         &'i self,
@@ -444,14 +526,6 @@ mod tests {
     use super::*;
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn covers(key: &Key, value: &[u8]) -> bool {
-        match key {
-            Key::Exact(text) => value == text,
-            Key::Prefix(text) => value.starts_with(text),
-            Key::Suffix(text) => value.ends_with(text),
-        }
-    }
 
     fn find(index: &Index<u8>, values: &[(u8, &[u8])]) -> Vec<Number> {
         let mut found = Vec::new();
@@ -514,7 +588,7 @@ mod tests {
                 for (number, rule) in (0..).zip(&rules) {
                     let covered = |choice: &Choice<u8>| {
                         values.iter().any(|(dimension, value)| {
-                            *dimension == choice.dimension && choice.keys.iter().any(|key| covers(key, value))
+                            *dimension == choice.dimension && choice.keys.iter().any(|key| key.covers(value))
                         })
                     };
                     if rule.iter().all(covered) {
@@ -561,6 +635,27 @@ mod tests {
             [709]
         );
         assert!(find(&index, &[(0, b"path-7"), (1, b"tenant-900")]).is_empty());
+    }
+
+    #[test]
+    fn a_set_of_keys_covers_what_one_of_them_covers() {
+        let mut dice = Dice(11);
+        for _ in 0..300 {
+            let keys: Vec<Key> = (0..dice.below(8)).map(|_| dice.key()).collect();
+            let mut set = Keys::default();
+            keys.iter().for_each(|key| set.insert(key));
+            for _ in 0..10 {
+                let value = dice.text(6);
+                let expected = keys.iter().any(|key| key.covers(&value));
+                assert_eq!(set.contains(&value), expected, "{keys:?} on {value:?}");
+            }
+            let mut listed = set.keys();
+            let mut added = keys;
+            listed.sort();
+            added.sort();
+            added.dedup();
+            assert_eq!(listed, added);
+        }
     }
 
     #[test]

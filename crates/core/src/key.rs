@@ -147,7 +147,7 @@ fn cookies<'r>(request: &Request<'r>, name: &'r [u8]) -> impl Iterator<Item = Co
 }
 
 /// The values of a query parameter, decoded: `a` and `%61` must not be two buckets.
-fn parameters<'r>(target: &'r [u8], name: &'r [u8]) -> impl Iterator<Item = Cow<'r, [u8]>> {
+pub fn parameters<'r>(target: &'r [u8], name: &'r [u8]) -> impl Iterator<Item = Cow<'r, [u8]>> {
     let target = target.split(|byte| *byte == b'#').next().unwrap_or_default();
     let query = target.iter().position(|byte| *byte == b'?').and_then(|mark| target.get(mark + 1..));
     query.unwrap_or_default().split(|byte| *byte == b'&').filter_map(move |pair| {

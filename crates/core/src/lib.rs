@@ -20,6 +20,7 @@ pub mod identity;
 pub mod index;
 pub mod key;
 pub mod operation;
+pub mod path_template;
 pub mod regex;
 pub mod request;
 pub mod secret;

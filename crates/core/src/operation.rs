@@ -2,53 +2,37 @@
 
 use crate::facts::Fact;
 use crate::request::Request;
-use crate::text::Pattern;
+use crate::text::TextSet;
 
 /// One operation, ready to match: every field that was written must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct OperationMatcher {
-    methods: Values<Pattern>,
-    paths: Values<Pattern>,
-    hosts: Values<Pattern>,
-    ports: Values<u16>,
+    methods: Values<TextSet>,
+    paths: Values<TextSet>,
+    hosts: Values<TextSet>,
+    ports: Values<Vec<u16>>,
+    exact_paths: Vec<String>,
 }
 
 /// One field: some value of `any` (where any are given), and no value of `none`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Values<V> {
-    any: Vec<V>,
-    none: Vec<V>,
+    any: V,
+    none: V,
 }
 
-impl<V> Default for Values<V> {
-    fn default() -> Self {
-        Self { any: Vec::new(), none: Vec::new() }
-    }
-}
-
-impl<V> Values<V> {
-    fn is_free(&self) -> bool {
-        self.any.is_empty() && self.none.is_empty()
-    }
-
-    fn hold(&self, matches: impl Fn(&V) -> bool) -> bool {
-        (self.any.is_empty() || self.any.iter().any(&matches)) && !self.none.iter().any(&matches)
-    }
-}
-
-impl Values<Pattern> {
+impl Values<TextSet> {
     fn parse(any: &[String], none: &[String]) -> Self {
-        let parse = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect();
-        Self { any: parse(any), none: parse(none) }
+        Self { any: TextSet::parse(any), none: TextSet::parse(none) }
+    }
+
+    fn hold(&self, matches: impl Fn(&TextSet) -> bool) -> bool {
+        (self.any.is_empty() || matches(&self.any)) && !matches(&self.none)
     }
 
     /// For header-like values, where `*` means that the header is there, be it empty.
     fn hold_on_header(&self, value: Option<&[u8]>) -> bool {
-        self.hold(|pattern| match (pattern, value) {
-            (_, None) => false,
-            (Pattern::Present, Some(_)) => true,
-            (pattern, Some(value)) => pattern.matches(value),
-        })
+        self.hold(|texts| value.is_some_and(|value| texts.has_any() || texts.contains(value)))
     }
 }
 
@@ -63,7 +47,10 @@ impl OperationMatcher {
     /// Adds `paths` and `notPaths`: the path without query, as Envoy normalized it, case-sensitive.
     #[must_use]
     pub fn paths(mut self, any: &[String], none: &[String]) -> Self {
-        self.paths = Values::parse(any, none);
+        self.paths = Values { any: TextSet::of_paths(any), none: TextSet::of_paths(none) };
+        if any.iter().all(|path| !path.contains(['*', '{'])) {
+            self.exact_paths = any.to_vec();
+        }
         self
     }
 
@@ -88,21 +75,22 @@ impl OperationMatcher {
     /// Why the connection's port, which the operation asks for, cannot be known; the caller fails closed.
     pub fn matches(&self, request: &Request<'_>) -> Result<bool, &'static str> {
         let headers = request.headers;
+        let Values { any, none } = &self.ports;
         let matches = self.methods.hold_on_header(headers.first(":method"))
-            && self.paths.hold(|pattern| pattern.matches(request.path()))
+            && self.paths.hold(|paths| paths.contains(request.path()))
             && self.host_holds(headers.first(":authority"));
-        if !matches || self.ports.is_free() {
+        if !matches || (any.is_empty() && none.is_empty()) {
             return Ok(matches);
         }
         match request.facts.destination_port() {
-            Fact::Known(port) => Ok(self.ports.hold(|wanted| *wanted == port)),
+            Fact::Known(port) => Ok((any.is_empty() || any.contains(&port)) && !none.contains(&port)),
             Fact::Absent => Err("destination.port is not known"),
             Fact::Unavailable(why) => Err(why),
         }
     }
 
     fn host_holds(&self, host: Option<&[u8]>) -> bool {
-        if self.hosts.is_free() {
+        if self.hosts.any.is_empty() && self.hosts.none.is_empty() {
             return true;
         }
         let lower = host.map(<[u8]>::to_ascii_lowercase);
@@ -112,11 +100,7 @@ impl OperationMatcher {
     /// The paths outside of which it never matches, where all of them are exact: what an index can be made of.
     #[must_use]
     pub fn exact_paths(&self) -> Option<Vec<&str>> {
-        let exact = self.paths.any.iter().map(|pattern| match pattern {
-            Pattern::Exact(path) => Some(path.as_str()),
-            _ => None,
-        });
-        exact.collect::<Option<Vec<_>>>().filter(|paths| !paths.is_empty())
+        (!self.exact_paths.is_empty()).then(|| self.exact_paths.iter().map(String::as_str).collect())
     }
 }
 

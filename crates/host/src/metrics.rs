@@ -156,6 +156,7 @@ impl DecisionCounters {
 pub fn outcome(decision: &Decision<'_>) -> &'static str {
     match (decision.mode, decision.verdict.name()) {
         (Mode::Enforce, verdict) => verdict,
+        (Mode::Audit, _) => "audit",
         (Mode::Shadow, "deny") => "shadow_deny",
         (Mode::Shadow, "limit") => "shadow_limit",
         (Mode::Shadow, "route") => "shadow_route",

@@ -210,7 +210,8 @@ fn read_kind<R: Resource>(fields: &Fields<'_>) -> Option<Kind> {
 }
 
 fn foreign_kind<R: Resource>(group: &str, name: &str) -> String {
-    let owned: Vec<&str> = R::KINDS.iter().map(|kind| kind.name).collect();
+    let mut owned: Vec<&str> = R::KINDS.iter().map(|kind| kind.name).collect();
+    owned.dedup();
     let this = R::KINDS.first().map_or("", |kind| kind.filter.name());
     let takes = format!("this is the {this} filter, which takes {}", owned.join(", "));
     if let Some(owner) = Kind::ALL.iter().find(|kind| kind.name == name && kind.group == group) {

@@ -48,7 +48,8 @@ fn read_header_name(value: &Value<'_>) -> Option<String> {
 }
 
 /// RFC 9110 5.6.2.
-pub(crate) fn is_token(text: &str) -> bool {
+#[must_use]
+pub fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

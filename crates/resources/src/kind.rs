@@ -37,6 +37,13 @@ impl Kind {
         name: "AuthorizationPolicy",
         filter: Filter::Authz,
     };
+    /// Our own kind of access control: Istio's schema, and what Istio has no word for.
+    pub const OUR_AUTHORIZATION_POLICY: Self = Self {
+        group: "sailcloth.dev",
+        versions: &["v1alpha1"],
+        name: "AuthorizationPolicy",
+        filter: Filter::Authz,
+    };
     /// Our rate limits; Istio has no such kind.
     pub const RATE_LIMIT: Self = Self {
         group: "sailcloth.dev",
@@ -53,10 +60,11 @@ impl Kind {
     };
 
     /// Every kind that some filter owns.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::VIRTUAL_SERVICE,
         Self::REQUEST_AUTHENTICATION,
         Self::AUTHORIZATION_POLICY,
+        Self::OUR_AUTHORIZATION_POLICY,
         Self::RATE_LIMIT,
         Self::TELEMETRY,
     ];

@@ -6,6 +6,7 @@
 
 pub mod authorization_policy;
 mod config;
+pub mod deny_reply;
 pub mod host_name;
 mod key;
 mod kind;
@@ -19,6 +20,7 @@ pub mod telemetry;
 pub mod virtual_service;
 
 pub use config::{CommonSettings, Config, Loaded, Resource};
+pub use key::is_token;
 pub use kind::Kind;
 pub use metadata::{MODE, Metadata};
 pub use scope::{Scope, TargetRef, Workload};

@@ -2,6 +2,7 @@
 
 use sailcloth_core::config::{Fields, Value};
 use sailcloth_core::operation::OperationMatcher;
+use sailcloth_core::path_template::PathTemplate;
 
 /// One `operation`: lists as they were written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -76,8 +77,10 @@ fn texts(fields: &Fields<'_>, name: &'static str) -> Vec<String> {
 fn paths(fields: &Fields<'_>, name: &'static str) -> Vec<String> {
     read_list(fields, name, |item| {
         let path = item.non_empty_text()?;
-        if path.contains("{*}") || path.contains("{**}") {
-            item.error("path templates are not supported by this version");
+        if PathTemplate::is_template(path) {
+            if let Err(error) = PathTemplate::parse(path) {
+                item.error(format!("`{path}`: {error}"));
+            }
         } else if path.contains(['{', '}']) {
             item.error(format!("`{path}` contains `{{` or `}}`, which Istio reserves for path templates"));
         }
@@ -86,14 +89,17 @@ fn paths(fields: &Fields<'_>, name: &'static str) -> Vec<String> {
 }
 
 fn ports(fields: &Fields<'_>, name: &'static str) -> Vec<u16> {
-    read_list(fields, name, |item| {
-        let text = item.text()?;
-        let port = text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-        if port.is_none() {
-            item.error(format!("`{text}` is not a port; expected \"1\" to \"65535\""));
-        }
-        port
-    })
+    read_list(fields, name, port)
+}
+
+/// A port, which Istio writes as a string.
+pub(crate) fn port(item: &Value<'_>) -> Option<u16> {
+    let text = item.text()?;
+    let port = text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    if port.is_none() {
+        item.error(format!("`{text}` is not a port; expected \"1\" to \"65535\""));
+    }
+    port
 }
 
 fn read_list<T>(fields: &Fields<'_>, name: &'static str, read: impl Fn(&Value<'_>) -> Option<T>) -> Vec<T> {
@@ -126,7 +132,10 @@ mod tests {
             (r#"{"ports": ["+80"]}"#, "ports[0]: `+80` is not a port; expected \"1\" to \"65535\""),
             (r#"{"ports": ["65536"]}"#, "ports[0]: `65536` is not a port; expected \"1\" to \"65535\""),
             (r#"{"ports": [80]}"#, "ports[0]: expected a string, found a number"),
-            (r#"{"paths": ["/a/{*}"]}"#, "paths[0]: path templates are not supported by this version"),
+            (
+                r#"{"paths": ["/a/{*}b"]}"#,
+                "paths[0]: `/a/{*}b`: `{*}` and `{**}` must be whole segments of a path template",
+            ),
             (
                 r#"{"paths": ["/a/{id}"]}"#,
                 "paths[0]: `/a/{id}` contains `{` or `}`, which Istio reserves for path templates",

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sailcloth_core::config::{Node, Value};
 use sailcloth_core::key::KeyPart;
 
-use crate::key::{self, is_token};
+use crate::deny_reply::DenyReply;
+use crate::key;
 use crate::operation::Operation;
 use crate::{Kind, Metadata, Resource, Scope};
 
@@ -65,17 +66,6 @@ pub enum MissingKey {
     Skip,
 }
 
-/// `deny`: how a refusal looks; what is absent stays as usual.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DenyReply {
-    /// HTTP status, 400 to 599.
-    pub status: Option<u16>,
-    /// Body.
-    pub body: Option<String>,
-    /// More response headers, names in lower case.
-    pub headers: Vec<(String, String)>,
-}
-
 impl Resource for RateLimit {
     const KINDS: &'static [Kind] = &[Kind::RATE_LIMIT];
     const ANNOTATIONS: &'static [&'static str] = &[];
@@ -110,7 +100,7 @@ fn read_rule(value: &Value<'_>) -> Option<LimitRule> {
         .and_then(|value| value.word(&[("shared", MissingKey::Shared), ("skip", MissingKey::Skip)]));
     let shadow = fields.get("mode").and_then(|mode| mode.word(&[("enforce", false), ("shadow", true)]));
     let cost = fields.get("cost").and_then(|cost| read_cost(&cost));
-    let deny = fields.get("deny").and_then(|deny| read_deny(&deny));
+    let deny = fields.get("deny").and_then(|deny| DenyReply::read(&deny));
     let limit_value = fields.required("limit")?;
     let limit = read_limit(&limit_value)?;
     let cost = cost.unwrap_or(1);
@@ -198,43 +188,6 @@ fn read_period(value: &Value<'_>) -> Option<Duration> {
         return None;
     }
     Some(per)
-}
-
-fn read_deny(value: &Value<'_>) -> Option<DenyReply> {
-    let fields = value.fields()?;
-    let status = fields.get("status").and_then(|status| status.integer(400, 599));
-    let body = fields.get("body").and_then(|body| body.text()).map(str::to_owned);
-    let headers = fields.get("headers").map(|headers| read_headers(&headers));
-    Some(DenyReply {
-        status: status.and_then(|status| u16::try_from(status).ok()),
-        body,
-        headers: headers.unwrap_or_default(),
-    })
-}
-
-fn read_headers(value: &Value<'_>) -> Vec<(String, String)> {
-    let mut headers = Vec::new();
-    for (name, text) in value.entries().unwrap_or_default() {
-        if let Some(header) = read_header(name, &text) {
-            headers.push(header);
-        }
-    }
-    headers
-}
-
-fn read_header(name: &str, value: &Value<'_>) -> Option<(String, String)> {
-    let text = value.text()?;
-    let lower = name.to_ascii_lowercase();
-    if !is_token(&lower) {
-        value.error(format!("`{name}` is not a header name"));
-    }
-    if ["content-length", "transfer-encoding"].contains(&lower.as_str()) {
-        value.error(format!("`{lower}` is Envoy's to write"));
-    }
-    if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-        value.error("a header value may not contain line breaks or NUL");
-    }
-    Some((lower, text.to_owned()))
 }
 
 #[cfg(test)]

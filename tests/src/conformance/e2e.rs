@@ -113,6 +113,10 @@ impl World {
         let case = Case {
             name: table.row(case),
             peer: peer.map(str::to_owned),
+            destination_ip: at(&self.document, &["target", "ip"])
+                .and_then(Node::text)
+                .filter(|_| via.is_none())
+                .and_then(|ip| ip.parse().ok()),
             source_ip: caller.field("ip").and_then(Node::text).and_then(|ip| ip.parse().ok()),
             port,
             sni: word("sni").map(str::to_owned),

@@ -11,14 +11,12 @@ use crate::yaml;
 
 /// Whether the engine lets a call through.
 pub fn allows(engine: &mut dyn Engine, call: &Call) -> bool {
-    let headers = HeaderBlock::from_pairs([
-        (":method", call.method.as_str()),
-        (":path", call.path.as_str()),
-        (":authority", call.host.as_str()),
-    ]);
-    let token = call.token.as_ref().map_or_else(
+    let pseudo = [(":method", &call.method), (":path", &call.path), (":authority", &call.host)];
+    let others = call.headers.iter().map(|(name, value)| (name.as_str(), value));
+    let headers = HeaderBlock::from_pairs(pseudo.into_iter().chain(others));
+    let token = call.payload().map_or_else(
         || Token::anonymous_state().to_vec(),
-        |(issuer, subject)| Token::of_principal(issuer.as_bytes(), subject.as_bytes()).state().to_vec(),
+        |claims| Token::of_claims(&claims).state().to_vec(),
     );
     let mut attributes = vec![
         (vec!["sailcloth.jwt"], token),
@@ -33,6 +31,9 @@ pub fn allows(engine: &mut dyn Engine, call: &Call) -> bool {
         vec!["source", "address"],
         call.remote.map(|address| std::net::SocketAddr::new(address, 0).to_string()),
     );
+    let address = |address: std::net::IpAddr| std::net::SocketAddr::new(address, call.port).to_string();
+    add(vec!["destination", "address"], call.destination.map(address));
+    add(vec!["connection", "requested_server_name"], Some(call.sni.clone()));
     let properties = CaseProperties(attributes);
     let observed = engine.decide(&Exchange { headers: &headers, properties: &properties, now_ns: 0 });
     observed.decided.is_some_and(|decided| decided.verdict == "allow")

@@ -13,6 +13,7 @@ use sailcloth_core::config::{Node, Problem, Severity};
 
 use crate::corpus::{root, yaml_files};
 use crate::native::errors;
+use crate::provider;
 use crate::report::note;
 use crate::subject::{self, Engine, Subject};
 use crate::yaml::{self, entries, items, map, text};
@@ -110,7 +111,12 @@ pub fn ask(kind: &str, document: Node) -> Verdict {
     if subject.name == "routing" {
         return load(subject, &routing_configuration(vec![document]));
     }
-    load(subject, &configuration(vec![document]))
+    let providers = provider::named(std::slice::from_ref(&document));
+    let mut configuration = configuration(vec![document]);
+    if subject.name == "authz" {
+        yaml::set(&mut configuration, &["settings", "extensionProviders"], provider::settings(&providers));
+    }
+    load(subject, &configuration)
 }
 
 /// VirtualServices with all that the routing filter wants to know beside them, so that only the documents are judged:

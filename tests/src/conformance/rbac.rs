@@ -28,22 +28,42 @@ pub struct Call {
     pub remote: Option<IpAddr>,
     /// Issuer and subject of the verified token.
     pub token: Option<(String, String)>,
+    /// More claims of the token.
+    pub claims: Vec<(String, Node)>,
+    /// Other request headers.
+    pub headers: Vec<(String, String)>,
+    /// The address connected to.
+    pub destination: Option<IpAddr>,
+    /// The server name that TLS asked for; empty on plaintext.
+    pub sni: String,
+}
+
+impl Call {
+    /// All claims of the token; none where there is no token.
+    #[must_use]
+    pub fn payload(&self) -> Option<Node> {
+        let (issuer, subject) = self.token.as_ref()?;
+        let own = [("iss", issuer), ("sub", subject)]
+            .map(|(name, text)| (name.to_owned(), Node::Text(text.clone())));
+        Some(Node::Map(own.into_iter().chain(self.claims.iter().cloned()).collect()))
+    }
 }
 
 /// What cannot be decided here, by name.
 pub type Unknown = String;
 
-/// Whether a chain of RBAC filters lets a call through; shadow rules decide nothing.
+/// Whether a chain of RBAC filters lets a call through. Shadow rules decide nothing, but those by which Istio chooses whom
+/// an external provider is asked about: the provider of the tests denies them all.
 ///
 /// # Errors
 /// A form that this oracle does not know.
 pub fn allows(filters: &[Node], call: &Call) -> Result<bool, Unknown> {
     for filter in filters {
-        let Some(rules) =
-            either(filter, "typedConfig", "typed_config").and_then(|config| config.field("rules"))
-        else {
-            continue;
-        };
+        let Some(config) = either(filter, "typedConfig", "typed_config") else { continue };
+        let prefix = either(config, "shadowRulesStatPrefix", "shadow_rules_stat_prefix");
+        let asks = prefix.and_then(Node::text).is_some_and(|prefix| prefix.starts_with("istio_ext_authz"));
+        let custom = if asks { either(config, "shadowRules", "shadow_rules") } else { None };
+        let Some(rules) = custom.or_else(|| config.field("rules")) else { continue };
         let mut matched = false;
         for (_, policy) in entries(rules.field("policies")) {
             matched |= any(items(policy.field("permissions")), call)?
@@ -84,6 +104,9 @@ pub fn holds(rule: &Node, call: &Call) -> Result<bool, Unknown> {
         "header" => header(value, call),
         "urlpath" => string(value.field("path"), Some(&call.path)),
         "destinationport" => Ok(matches!(value, Node::Integer(port) if *port == i64::from(call.port))),
+        "destinationip" => contains(value, call.destination),
+        "requestedservername" => string(Some(value), Some(&call.sni)),
+        "uritemplate" => template(value, &call.path),
         "directremoteip" | "sourceip" => contains(value, call.source),
         "remoteip" => contains(value, call.remote),
         "authenticated" => match either(value, "principalName", "principal_name") {
@@ -116,7 +139,18 @@ fn header(value: &Node, call: &Call) -> Result<bool, Unknown> {
         ":method" => &call.method,
         ":authority" => &call.host,
         ":path" => &call.path,
-        other => return Err(format!("header {other}")),
+        other => {
+            let values: Vec<&str> = call
+                .headers
+                .iter()
+                .filter(|(name, _)| name == other)
+                .map(|(_, value)| value.as_str())
+                .collect();
+            if values.is_empty() {
+                return Ok(false);
+            }
+            &values.join(",")
+        }
     };
     if matches!(either(value, "presentMatch", "present_match"), Some(Node::Bool(true))) {
         return Ok(true);
@@ -169,21 +203,47 @@ fn contains(range: &Node, address: Option<IpAddr>) -> Result<bool, Unknown> {
     Ok(address.is_some_and(|address| net.contains(&address)))
 }
 
-/// `iss` and `sub` of the token, as Istio's jwt filter publishes them.
+/// Envoy's URI templates, as the regular expressions that it makes of them.
+fn template(value: &Node, path: &str) -> Result<bool, Unknown> {
+    let template = either(value, "typedConfig", "typed_config")
+        .and_then(|config| either(config, "pathTemplate", "path_template"))
+        .and_then(Node::text)
+        .ok_or("a URI template without text")?;
+    let segment = "[a-zA-Z0-9-._~%!$&'()+,;:@=*]";
+    let pieces = template
+        .split("**")
+        .map(|part| part.split('*').map(regex::escape).collect::<Vec<_>>().join(&format!("{segment}+")));
+    let rest = "[a-zA-Z0-9-._~%!$&'()+,;:@=*/]*";
+    regex(&pieces.collect::<Vec<_>>().join(rest), path)
+}
+
+/// The token's claims, as Istio's jwt filter publishes them.
 fn metadata(value: &Node, call: &Call) -> Result<bool, Unknown> {
-    let path: Vec<&str> =
-        items(value.field("path")).iter().filter_map(|part| part.field("key")?.text()).collect();
-    let token = call.token.as_ref();
-    let found = match path.as_slice() {
-        ["payload", "iss"] => token.map(|(issuer, _)| issuer.as_str()),
-        ["payload", "sub"] => token.map(|(_, subject)| subject.as_str()),
-        _ => return Err("metadata other than issuer and subject".to_owned()),
-    };
-    let matcher = value.field("value").and_then(|value| either(value, "stringMatch", "string_match"));
-    if matcher.is_none() {
-        return Err("metadata compared with something else than a string".to_owned());
+    let mut path = items(value.field("path")).iter().filter_map(|part| part.field("key")?.text());
+    if path.next() != Some("payload") {
+        return Err("metadata other than a token's claims".to_owned());
     }
-    string(matcher, found)
+    let found =
+        call.payload().and_then(|payload| path.try_fold(payload, |node, key| node.field(key).cloned()));
+    claim(value.field("value"), found.as_ref())
+}
+
+/// A `ValueMatcher`.
+fn claim(matcher: Option<&Node>, found: Option<&Node>) -> Result<bool, Unknown> {
+    let Some(matcher) = matcher else { return Err("metadata compared with nothing".to_owned()) };
+    if let Some(text) = either(matcher, "stringMatch", "string_match") {
+        return string(Some(text), found.and_then(Node::text));
+    }
+    if let Some(list) = either(matcher, "listMatch", "list_match") {
+        let Some(Node::List(items)) = found else { return Ok(false) };
+        let one = either(list, "oneOf", "one_of");
+        return items.iter().try_fold(false, |hit, item| Ok(hit | claim(one, Some(item))?));
+    }
+    if let Some(any) = either(matcher, "orMatch", "or_match") {
+        let matchers = items(either(any, "valueMatchers", "value_matchers"));
+        return matchers.iter().try_fold(false, |hit, matcher| Ok(hit | claim(Some(matcher), found)?));
+    }
+    Err("metadata compared with something else than strings".to_owned())
 }
 
 /// Every literal text of a tree: what a generator of calls mixes.

@@ -57,7 +57,7 @@ impl Engine for Jwt {
         self.handed_on = outcome.state().to_vec();
         let observed = observed(&outcome.decision, reply.as_ref(), upstream);
         match outcome.decision.mode {
-            Mode::Enforce => observed,
+            Mode::Enforce | Mode::Audit => observed,
             Mode::Shadow => Observed { shadow: observed.decided, decided: None, ..observed },
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use sailcloth_core::config::Node;
 use sailcloth_tests::conformance::rbac::{self, Call, literals};
 use sailcloth_tests::conformance::{Verdict, folder, judged, load};
+use sailcloth_tests::provider;
 use sailcloth_tests::report::Report;
 use sailcloth_tests::subject::Subject;
 use sailcloth_tests::yaml::{self, at, items, map, text};
@@ -39,7 +40,7 @@ fn compare(folder: &Path, case: &Node, report: &mut Report) {
     let configuration = map(vec![
         ("resources", Node::List(policies.clone())),
         ("workload", workload(case)),
-        ("settings", settings(case)),
+        ("settings", settings(case, &policies)),
     ]);
     let mut engine = match load(Subject::named("authz"), &configuration) {
         Verdict::Accepted(engine) => engine,
@@ -77,10 +78,11 @@ fn trust_domain(case: &Node) -> Option<&str> {
     })
 }
 
-fn settings(case: &Node) -> Node {
+fn settings(case: &Node, policies: &[Node]) -> Node {
     let aliases = ["trustDomainAliases", "aliases"].iter().find_map(|key| case.field(key));
     let aliases = aliases.or_else(|| at(case, &["tdBundle", "aliases"])).cloned();
-    let mut settings = vec![("peerIdentity", text("certificate"))];
+    let providers = provider::settings(&provider::named(policies));
+    let mut settings = vec![("peerIdentity", text("certificate")), ("extensionProviders", providers)];
     settings.extend(aliases.map(|aliases| ("trustDomainAliases", aliases)));
     map(settings)
 }
@@ -142,6 +144,7 @@ fn calls(policies: &[Node], outputs: &[Node]) -> Vec<Call> {
                 let (issuer, subject) = principal.rsplit_once('/').unwrap_or((&principal, "subject"));
                 (issuer.to_owned(), subject.to_owned())
             }),
+            ..Call::default()
         });
     }
     all

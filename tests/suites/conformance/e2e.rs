@@ -8,6 +8,7 @@ use sailcloth_tests::case::{Case, CaseFile};
 use sailcloth_tests::conformance::e2e::{World, documents, files, of_kind};
 use sailcloth_tests::conformance::{Table, Verdict, folder, load};
 use sailcloth_tests::envoy::Transport;
+use sailcloth_tests::provider;
 use sailcloth_tests::report::Report;
 use sailcloth_tests::subject::Subject;
 use sailcloth_tests::yaml::{map, text};
@@ -40,7 +41,10 @@ fn collect(folder: &Path, part: &str) -> Collected {
     for table in Table::all(&folder.join(part)) {
         let policies = of_kind(&documents(&table), "AuthorizationPolicy");
         // Workload certificates are Istio's own here, on gateways too; tokens are handed on by the jwt filter.
-        let settings = map(vec![("peerIdentity", text("peerPrincipal"))]);
+        let settings = map(vec![
+            ("peerIdentity", text("peerPrincipal")),
+            ("extensionProviders", provider::settings(&provider::named(&policies))),
+        ]);
         let probe = map(vec![("resources", Node::List(policies.clone())), ("settings", settings.clone())]);
         let refused = match load(Subject::named("authz"), &probe) {
             Verdict::Accepted(_) => None,

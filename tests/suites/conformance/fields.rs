@@ -155,6 +155,78 @@ fn other_protocol(field: &str) -> Option<String> {
     Some(format!("{{hosts: [a.example], {protocol}: [{{match: [{{{asked}, {more}}}], {sent}}}]}}"))
 }
 
+#[test]
+fn the_table_of_authorization_policy_is_complete_and_true() {
+    check("AuthorizationPolicy", "authz", |field| {
+        let gateway = |more: &str| {
+            format!("{{targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: a{more}}}}}")
+        };
+        let service = |more: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: a{more}}}]}}");
+        if let Some(name) = field.strip_prefix("rules[].from[].source.") {
+            let value = match name {
+                name if name.to_ascii_lowercase().contains("ipblocks") => "10.0.0.0/8",
+                _ => "a",
+            };
+            return Some(format!("{{rules: [{{from: [{{source: {{{name}: [{value}]}}}}]}}]}}"));
+        }
+        if let Some(name) = field.strip_prefix("rules[].to[].operation.") {
+            let value = if name.to_ascii_lowercase().contains("ports") { "'80'" } else { "/a" };
+            return Some(format!("{{rules: [{{to: [{{operation: {{{name}: [{value}]}}}}]}}]}}"));
+        }
+        Some(match field {
+            "selector" => "{selector: {}}".to_owned(),
+            "selector.matchLabels" => "{selector: {matchLabels: {app: a}}}".to_owned(),
+            "targetRef.namespace" => gateway(", namespace: b"),
+            field if field.starts_with("targetRef.") || field == "targetRef" => gateway(""),
+            "targetRefs[].namespace" => service(", namespace: b"),
+            field if field.starts_with("targetRefs") => service(""),
+            "action" => "{action: AUDIT, rules: [{}]}".to_owned(),
+            "provider" | "provider.name" => "{action: CUSTOM, provider: {name: p}, rules: [{}]}".to_owned(),
+            "rules" => "{rules: [{}]}".to_owned(),
+            "rules[].from" | "rules[].from[].source" => {
+                "{rules: [{from: [{source: {principals: [a]}}]}]}".to_owned()
+            }
+            "rules[].to" | "rules[].to[].operation" => {
+                "{rules: [{to: [{operation: {paths: [a]}}]}]}".to_owned()
+            }
+            "rules[].when" | "rules[].when[].key" | "rules[].when[].values" | "rules[].when[].notValues" => {
+                "{rules: [{when: [{key: connection.sni, values: [a], notValues: [b]}]}]}".to_owned()
+            }
+            _ => return None,
+        })
+    });
+}
+
+#[test]
+fn the_table_of_when_keys_is_true() {
+    let readme = std::fs::read_to_string(root().join("filters/authz/README.md")).unwrap();
+    let mut report = Report::new("keys of `when` in filters/authz/README.md");
+    for (key, value) in [
+        ("request.headers[name]", "a"),
+        ("source.ip", "10.0.0.1"),
+        ("remote.ip", "10.0.0.1"),
+        ("source.principal", "a"),
+        ("source.namespace", "a"),
+        ("source.serviceAccount", "a"),
+        ("source.trustDomain", "a"),
+        ("request.auth.principal", "a"),
+        ("request.auth.audiences", "a"),
+        ("request.auth.presenter", "a"),
+        ("request.auth.claims[a][b]", "a"),
+        ("destination.ip", "10.0.0.1"),
+        ("destination.port", "80"),
+        ("connection.sni", "a"),
+        ("experimental.envoy.filters.a[key]", "a"),
+    ] {
+        let sample = format!("{{rules: [{{when: [{{key: '{key}', values: ['{value}']}}]}}]}}");
+        // The key is a value of the sample, not a name in it.
+        let said = claims(&readme, key);
+        let found = differences("AuthorizationPolicy", "rules[].when[].key", &said, Some(sample));
+        report.ran(key, &found);
+    }
+    report.finish();
+}
+
 /// Every field of a kind's schema has one row in its filter's README, and the filter does with a sample what the row says.
 fn check(kind: &str, filter: &str, sample: impl Fn(&str) -> Option<String>) {
     let Some(folder) = folder() else { return };

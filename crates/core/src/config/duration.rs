@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Parses a Go duration of units `h`, `m`, `s`, `ms`, `us`, `ns`; no sign, no bare number (`0` aside).
-pub(super) fn parse(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -25,6 +25,7 @@ mod problem;
 mod protobuf_struct;
 mod value;
 
+pub use duration::parse as parse_duration;
 pub(crate) use node::repeats;
 pub use node::{MalformedText, Node};
 pub use path::Path;

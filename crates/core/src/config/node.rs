@@ -56,6 +56,16 @@ impl Node {
         })
     }
 
+    /// Reads one namespace of Envoy's dynamic metadata from its encoded message, types and all; none where that namespace
+    /// is not there.
+    ///
+    /// # Errors
+    /// When the bytes are no `envoy.config.core.v3.Metadata`.
+    pub fn from_filter_metadata(bytes: &[u8], namespace: &str) -> Result<Option<Self>, MalformedText> {
+        protobuf_struct::decode_metadata(bytes, namespace)
+            .ok_or_else(|| MalformedText("not an encoded Metadata message".to_owned()))
+    }
+
     /// What this node is, for error messages.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -19,6 +19,28 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Node> {
     read_struct(bytes, MAX_DEPTH)
 }
 
+/// The Struct of one namespace in an encoded `envoy.config.core.v3.Metadata`
+/// (`{ map<string, Struct> filter_metadata = 1 }`); `Some(None)` where that namespace is not there, `None` when the bytes
+/// are no such message.
+pub(super) fn decode_metadata(mut bytes: &[u8], namespace: &str) -> Option<Option<Node>> {
+    let mut found = None;
+    while !bytes.is_empty() {
+        let (1, Field::Bytes(mut entry)) = read_field(&mut bytes)? else { continue };
+        let (mut key, mut value) = (&b""[..], &b""[..]);
+        while !entry.is_empty() {
+            match read_field(&mut entry)? {
+                (1, Field::Bytes(text)) => key = text,
+                (2, Field::Bytes(message)) => value = message,
+                _ => return None,
+            }
+        }
+        if key == namespace.as_bytes() {
+            found = Some(decode(value)?);
+        }
+    }
+    Some(found)
+}
+
 enum Field<'b> {
     Varint(u64),
     Fixed64([u8; 8]),

@@ -100,7 +100,14 @@ impl<'n> Value<'n> {
     /// The items of a list, each read by `read`; items that cannot be read have reported why and are left out.
     #[must_use]
     pub fn list<T>(&self, mut read: impl FnMut(Value<'n>) -> Option<T>) -> Option<Vec<T>> {
-        Some(self.items()?.into_iter().filter_map(&mut read).collect())
+        // A plain loop: the collecting adapters are several kB in a module for each kind of item.
+        let mut list = Vec::new();
+        for item in self.items()? {
+            if let Some(item) = read(item) {
+                list.push(item);
+            }
+        }
+        Some(list)
     }
 
     /// A string.
