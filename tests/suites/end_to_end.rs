@@ -329,7 +329,7 @@ fn no_token_and_no_key_stands_in_what_envoy_writes() {
     written.push(running.envoy.logs().unwrap());
     // Seven tokens, in a header and in the query.
     written.push(running.envoy.access_log_lines(14, SOON).unwrap().join("\n"));
-    written.extend(running.envoy.stats("").unwrap().into_iter().map(|(name, _)| name));
+    written.extend(running.envoy.stats("").unwrap().into_keys());
     assert!(
         written.iter().any(|text| text.contains("https://issuer.example/alice")),
         "the access log is among them"
