@@ -203,6 +203,8 @@ struct Outcome {
 impl Outcome {
     fn of(response: &Response) -> Self {
         let details = response.header(DETAILS).unwrap_or_default().into_owned();
+        // Ours may say in brackets behind it what nearly matched.
+        let details = details.split_once("](").map_or(details.clone(), |(named, _)| format!("{named}]"));
         let grpc_status = response.header("grpc-status").map(std::borrow::Cow::into_owned);
         Self { status: response.status, grpc_status, details }
     }
