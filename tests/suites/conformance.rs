@@ -7,6 +7,8 @@
     reason = "helpers of tests"
 )]
 
+#[path = "conformance/authentication.rs"]
+mod authentication;
 #[path = "conformance/builder.rs"]
 mod builder;
 #[path = "conformance/chain.rs"]

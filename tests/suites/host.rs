@@ -9,6 +9,8 @@
 
 #[path = "host/faults.rs"]
 mod faults;
+#[path = "host/full_build.rs"]
+mod full_build;
 #[path = "host/leases.rs"]
 mod leases;
 #[path = "host/lifecycle.rs"]

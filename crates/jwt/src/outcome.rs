@@ -11,8 +11,11 @@ use sailcloth_core::request::Request;
 use crate::verification::Verified;
 use crate::{Refusal, Want};
 
-/// The most of a request's URL that a challenge repeats, in bytes (Envoy's limit).
+/// The most that a challenge repeats of a request's path (Envoy's limit), and of its authority, which clients choose too,
+/// in bytes.
 const MAX_REALM: usize = 256;
+/// `https` and what else may stand there.
+const MAX_SCHEME: usize = 16;
 
 /// A change to the request's headers.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,14 +78,21 @@ pub(crate) fn challenge(request: &Request<'_>, refusal: Refusal) -> Option<Strin
         _ => r#", error="invalid_token""#,
     };
     let scheme = request.headers.first(":scheme").unwrap_or(b"http");
-    let path = request.path();
-    let path = path.get(..MAX_REALM).unwrap_or(path);
-    let url: String = [scheme, b"://", request.authority(), path]
-        .iter()
-        .flat_map(|part| part.iter())
-        .map(quotable)
-        .collect();
+    let url: String = [
+        bounded(scheme, MAX_SCHEME),
+        b"://",
+        bounded(request.authority(), MAX_REALM),
+        bounded(request.path(), MAX_REALM),
+    ]
+    .into_iter()
+    .flatten()
+    .map(quotable)
+    .collect();
     Some(format!(r#"Bearer realm="{url}"{error}"#))
+}
+
+fn bounded(part: &[u8], most: usize) -> &[u8] {
+    part.get(..most).unwrap_or(part)
 }
 
 /// A byte of a URL inside a quoted string: what would end the string, or is no ASCII, is percent-encoded.

@@ -15,6 +15,18 @@ fn a_challenge_repeats_no_query_and_cannot_be_broken_out_of() {
 }
 
 #[test]
+fn a_challenge_repeats_no_more_than_a_bounded_part_of_any_name() {
+    let engine = engine(&[&rule("a", "")]);
+    let long = "\u{e9}".repeat(10_000);
+    let path = format!("/{long}");
+    let headers =
+        [(":path", path.as_str()), (":authority", &long), (":scheme", &long), ("authorization", "Bearer x")];
+    let reply = decide(&engine, &headers, &mut engine.cache([1, 2])).reply();
+    // Each byte that is no ASCII takes three letters.
+    assert!(reply.headers[0].1.len() < 3 * (16 + 256 + 256) + 100, "{}", reply.headers[0].1.len());
+}
+
+#[test]
 fn the_token_is_removed_unless_forwarded() {
     let path = format!("/p?x=1&access_token={}&y", of("a"));
     for (rest, edits) in [
