@@ -43,6 +43,7 @@ pub(crate) fn compile(config: &Config<VirtualService, Settings>, problems: &Prob
             resources: 0,
         },
     };
+    compiler.engine.rules.reserve(config.resources.iter().map(|document| document.spec.http.len()).sum());
     let mut applied: Vec<(&Document, Vec<Entry>)> = Vec::new();
     let delegates = Delegates::of(&config.resources);
     for document in config.resources.iter().filter(|document| !document.spec.hosts.is_empty()) {
@@ -157,7 +158,7 @@ impl Compiler<'_> {
             number: u32::try_from(number).unwrap_or(u32::MAX),
             total: arms.iter().map(|arm| arm.weight).sum(),
             arms,
-            controls: if is_paired { Vec::new() } else { controls(rule) },
+            controls: self.shared(if is_paired { Vec::new() } else { controls(rule) }),
             native: is_paired.then(|| self.native_route(document, number, rule)),
             work,
         }
@@ -379,6 +380,12 @@ impl Compiler<'_> {
         let is_last = |entry: &&&Entry| documents.len() > 1 && entry.conditions.is_catch_all();
         let first = all.iter().filter(|entry| !is_last(entry));
         Table::new(first.chain(all.iter().filter(is_last)).map(|entry| (*entry).clone()).collect())
+    }
+
+    /// Rules one after the other mostly have the same timeouts and retries: they are kept once.
+    fn shared(&self, controls: Vec<(&'static str, String)>) -> Rc<Vec<(&'static str, String)>> {
+        let last = self.engine.rules.last().filter(|last| *last.controls == controls);
+        last.map_or_else(|| Rc::new(controls), |last| Rc::clone(&last.controls))
     }
 
     /// Whether native routes do what rules say; then nothing of that is refused or done here.

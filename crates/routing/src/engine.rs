@@ -72,7 +72,7 @@ pub(crate) struct Rule {
     pub(crate) arms: Vec<Arm>,
     /// The sum of all weights; 0 where the rule answers by itself.
     pub(crate) total: u64,
-    pub(crate) controls: Vec<(&'static str, String)>,
+    pub(crate) controls: Rc<Vec<(&'static str, String)>>,
     pub(crate) work: Work,
     /// What native routes match it by, where they carry it out.
     pub(crate) native: Option<String>,

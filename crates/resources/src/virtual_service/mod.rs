@@ -205,13 +205,20 @@ fn read_http(value: &Value<'_>, is_delegate: bool) -> Option<Vec<HttpRoute>> {
     if items.is_empty() {
         value.error("may not be empty");
     }
-    let routes: Vec<(HttpRoute, &Value<'_>)> =
-        items.iter().filter_map(|item| Some((read_route(item, is_delegate)?, item))).collect();
+    let mut routes: Vec<(HttpRoute, &Value<'_>)> = Vec::with_capacity(items.len());
+    for item in &items {
+        if let Some(route) = read_route(item, is_delegate) {
+            routes.push((route, item));
+        }
+    }
     let ends = routes.iter().position(|(route, _)| route.matches.is_empty());
     for (_, unreachable) in ends.map(|end| routes.get(end + 1..).unwrap_or_default()).unwrap_or_default() {
         unreachable.warn("is never reached: an earlier rule has no `match` and takes every request");
     }
-    Some(routes.into_iter().map(|(route, _)| route).collect())
+    // In place it would keep the room of the pairs, and of their growing; a VM never gives room back.
+    let mut rules = Vec::with_capacity(routes.len());
+    routes.into_iter().for_each(|(route, _)| rules.push(route));
+    Some(rules)
 }
 
 fn read_route(value: &Value<'_>, is_delegate: bool) -> Option<HttpRoute> {
