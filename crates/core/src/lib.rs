@@ -8,6 +8,7 @@
 //! - [`text`]: string patterns; [`regex`]: regular expressions; [`secret`]: values that are never printed.
 //! - [`operation`]: what a request does, as AuthorizationPolicy's `to.operation` names it;
 //! - [`index`]: which of many rules a request may match;
+//! - [`protobuf`]: the wire format of what Envoy's interfaces take and give;
 //! - [`key`]: parts of a request that tell callers apart; [`siphash`]: the keyed hash of them.
 //!
 //! Nothing here knows proxy-wasm, a clock, or I/O: the same code runs in Envoy, in the tests and in the CLI.
@@ -21,6 +22,7 @@ pub mod index;
 pub mod key;
 pub mod operation;
 pub mod path_template;
+pub mod protobuf;
 pub mod regex;
 pub mod request;
 pub mod secret;

@@ -1,5 +1,7 @@
 //! Foreign functions: what Envoy does natively for a module.
 
+use sailcloth_core::protobuf::write_bytes;
+
 use crate::{Status, abi};
 
 /// Calls a foreign function by name.
@@ -18,26 +20,9 @@ pub fn call(name: &str, argument: &[u8]) -> Result<Vec<u8>, Status> {
 pub fn verify_signature(hash: &str, key: &[u8], signature: &[u8], text: &[u8]) -> Result<bool, Status> {
     let mut message = Vec::with_capacity(hash.len() + key.len() + signature.len() + text.len() + 24);
     for (field, bytes) in [(1, hash.as_bytes()), (2, key), (3, signature), (4, text)] {
-        write_field(field, bytes, &mut message);
+        write_bytes(&mut message, field, bytes);
     }
     // The answer is a message whose field 1 is the verdict and field 2 an error text. Only the exact encoding of
     // "true and no error" is a yes.
     abi::call_foreign("verify_signature", &message).map(|answer| answer == [0x08, 0x01])
-}
-
-/// One length-delimited protobuf field.
-fn write_field(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.push((field << 3) | 2);
-    let mut length = bytes.len();
-    // A varint: seven bits a byte, the lowest first; the high bit says that more follow.
-    loop {
-        let [low, ..] = length.to_le_bytes();
-        length >>= 7;
-        if length == 0 {
-            out.push(low & 0x7f);
-            break;
-        }
-        out.push(low | 0x80);
-    }
-    out.extend_from_slice(bytes);
 }

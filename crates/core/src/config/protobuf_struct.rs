@@ -10,6 +10,7 @@
 //! ```
 
 use super::Node;
+use crate::protobuf::{Field, read_field};
 
 /// Protobuf's own limit on nesting is 100 messages; each level of a Struct takes up to three.
 const MAX_DEPTH: usize = 64;
@@ -39,12 +40,6 @@ pub(super) fn decode_metadata(mut bytes: &[u8], namespace: &str) -> Option<Optio
         }
     }
     Some(found)
-}
-
-enum Field<'b> {
-    Varint(u64),
-    Fixed64([u8; 8]),
-    Bytes(&'b [u8]),
 }
 
 fn read_struct(mut bytes: &[u8], depth: usize) -> Option<Node> {
@@ -95,39 +90,6 @@ fn read_list(mut bytes: &[u8], depth: usize) -> Option<Node> {
     }
     items.shrink_to_fit();
     Some(Node::List(items))
-}
-
-fn read_field<'b>(bytes: &mut &'b [u8]) -> Option<(u64, Field<'b>)> {
-    let tag = read_varint(bytes)?;
-    let field = match tag & 7 {
-        0 => Field::Varint(read_varint(bytes)?),
-        1 => {
-            let (number, rest) = bytes.split_first_chunk::<8>()?;
-            *bytes = rest;
-            Field::Fixed64(*number)
-        }
-        2 => {
-            let length = usize::try_from(read_varint(bytes)?).ok()?;
-            let (content, rest) = bytes.split_at_checked(length)?;
-            *bytes = rest;
-            Field::Bytes(content)
-        }
-        _ => return None,
-    };
-    Some((tag >> 3, field))
-}
-
-fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
