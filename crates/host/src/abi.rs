@@ -66,6 +66,7 @@ pub(crate) enum Map {
 #[repr(u32)]
 pub(crate) enum Buffer {
     CalloutBody = 4,
+    GrpcMessage = 5,
     PluginConfiguration = 7,
 }
 
@@ -124,6 +125,20 @@ unsafe extern "C" {
         bl: usize,
         trailers: *const u8,
         tl: usize,
+        timeout: u32,
+        token: *mut u32,
+    ) -> u32;
+    fn proxy_grpc_call(
+        service: *const u8,
+        sl: usize,
+        name: *const u8,
+        nl: usize,
+        method: *const u8,
+        ml: usize,
+        metadata: *const u8,
+        metadata_length: usize,
+        message: *const u8,
+        message_length: usize,
         timeout: u32,
         token: *mut u32,
     ) -> u32;
@@ -327,6 +342,35 @@ pub(crate) fn http_call(cluster: &str, headers: &[u8], body: &[u8], timeout: u32
             body.len(),
             null(),
             0,
+            timeout,
+            &raw mut token,
+        )
+    })
+    .map(|()| token)
+}
+
+/// `service` is an encoded `envoy.config.core.v3.GrpcService`; no metadata is sent.
+pub(crate) fn grpc_call(
+    service: &[u8],
+    name: &str,
+    method: &str,
+    message: &[u8],
+    timeout: u32,
+) -> Result<u32, Status> {
+    let mut token = 0;
+    // SAFETY: all slices and the out pointer are valid for the call.
+    Status::of(unsafe {
+        proxy_grpc_call(
+            service.as_ptr(),
+            service.len(),
+            name.as_ptr(),
+            name.len(),
+            method.as_ptr(),
+            method.len(),
+            null(),
+            0,
+            message.as_ptr(),
+            message.len(),
             timeout,
             &raw mut token,
         )

@@ -9,7 +9,7 @@ use sailcloth_core::config::{Node, Problem, Severity};
 use sailcloth_core::decision::LocalReply;
 
 use crate::abi::{self, Buffer};
-use crate::callout::{self, Token};
+use crate::callout::{self, GrpcAnswer, GrpcToken, Token};
 use crate::metrics::{Counter, Gauge, name};
 use crate::{Action, Http, Plugin, StreamId, Streams, clock, log};
 
@@ -111,6 +111,24 @@ impl<P: Plugin> Registry<P> {
         let answer = callout::answer(headers, body, P::MAX_ANSWER);
         let sender = callout::sender(token).map(StreamId);
         self.on_root(context, |plugin, streams| plugin.callout(streams, sender, Token::of(token), answer));
+    }
+
+    /// `proxy_on_grpc_receive`. The context is the root's, whichever stream called.
+    pub fn grpc_receive(&self, context: u32, token: u32, size: usize) {
+        self.grpc(context, token, || callout::grpc_message(size));
+    }
+
+    /// `proxy_on_grpc_close`: a call that failed.
+    pub fn grpc_close(&self, context: u32, token: u32, status: u32) {
+        self.grpc(context, token, || GrpcAnswer::Closed(status));
+    }
+
+    fn grpc(&self, context: u32, token: u32, answer: impl FnOnce() -> GrpcAnswer) {
+        let Some(sender) = callout::grpc_sender(token) else { return };
+        let (sender, answer) = (Some(StreamId(sender)).filter(|_| sender != 0), answer());
+        self.on_root(context, |plugin, streams| {
+            plugin.grpc_answer(streams, sender, GrpcToken(token), answer);
+        });
     }
 
     /// `proxy_on_tick`.

@@ -45,6 +45,14 @@ macro_rules! export {
                 REGISTRY.with(|registry| registry.callout(context, token, headers, body))
             });
     };
+    (= grpc_answer) => {
+        $crate::export!(@ proxy_on_grpc_receive, fn(context: u32, token: u32, size: usize) {
+            REGISTRY.with(|registry| registry.grpc_receive(context, token, size))
+        });
+        $crate::export!(@ proxy_on_grpc_close, fn(context: u32, token: u32, status: u32) {
+            REGISTRY.with(|registry| registry.grpc_close(context, token, status))
+        });
+    };
     (= tick) => {
         $crate::export!(@ proxy_on_tick, fn(context: u32) {
             REGISTRY.with(|registry| registry.tick(context))

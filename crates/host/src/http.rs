@@ -123,8 +123,16 @@ impl Http {
 
     /// [`Self::reply`] with headers whose names come from the configuration.
     pub fn reply_with(&self, reply: &LocalReply, more: &[(String, String)]) -> Action {
+        self.reply_with_headers(reply, more.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
+    }
+
+    /// [`Self::reply`] with more headers.
+    pub fn reply_with_headers<'h>(
+        &self,
+        reply: &'h LocalReply,
+        more: impl Iterator<Item = (&'h str, &'h [u8])>,
+    ) -> Action {
         let own = reply.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        let more = more.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let pairs: Vec<(&str, &[u8])> = own.chain(more).collect();
         self.answer(reply.status, reply.grpc_status, &pairs, reply.body.as_bytes(), &reply.details)
     }

@@ -125,6 +125,25 @@ impl<K: Eq + Hash> Counters<K> {
     }
 }
 
+/// Gauges by a bounded key, each defined at its first use.
+#[derive(Debug)]
+pub struct Gauges<K>(HashMap<K, Option<Gauge>>);
+
+impl<K> Default for Gauges<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Gauges<K> {
+    /// Changes one; `name` is asked for the flat name when the gauge is new.
+    pub fn add(&mut self, key: K, change: i64, name: impl FnOnce() -> String) {
+        if let Some(gauge) = *self.0.entry(key).or_insert_with(|| Gauge::define(&name()).ok()) {
+            gauge.add(change);
+        }
+    }
+}
+
 /// Counters of a filter's decisions, one per rule, verdict and reason:
 /// `sailcloth_<filter>_decisions_total{policy, rule, outcome, reason}`.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
 
-use crate::callout::{Answer, Token};
+use crate::callout::{Answer, GrpcAnswer, GrpcToken, Token};
 use crate::{Action, Http, StreamId, Streams};
 
 /// A configured filter: callbacks in, actions out. The decisions are its engine's.
@@ -66,6 +66,17 @@ pub trait Plugin: Sized + 'static {
         sender: Option<StreamId>,
         token: Token,
         answer: Answer,
+    ) {
+        let _ = (streams, sender, token, answer);
+    }
+
+    /// The answer of a gRPC call; otherwise as [`Plugin::callout`].
+    fn grpc_answer(
+        &mut self,
+        streams: &mut Streams<'_, Self>,
+        sender: Option<StreamId>,
+        token: GrpcToken,
+        answer: GrpcAnswer,
     ) {
         let _ = (streams, sender, token, answer);
     }

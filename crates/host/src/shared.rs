@@ -9,6 +9,20 @@ use crate::{Status, abi};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version(u32);
 
+impl Version {
+    /// As a number, for code that knows no host.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From [`Version::number`].
+    #[must_use]
+    pub fn of(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// What a conditional write found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
