@@ -98,6 +98,18 @@ impl KeyPart {
     }
 }
 
+impl KeyPart {
+    /// The value that a text in a configuration stands for: what [`KeyPart::read`] gives for it. An address stands for its
+    /// network; `None` when the part is an address and the text is none.
+    #[must_use]
+    pub fn literal(&self, text: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::SourceIp { prefix, prefix_v6 } => Some(network(text.parse().ok()?, *prefix, *prefix_v6)),
+            _ => Some(text.as_bytes().to_vec()),
+        }
+    }
+}
+
 fn single<'r>(mut values: impl Iterator<Item = Cow<'r, [u8]>>) -> Part<'r> {
     match (values.next(), values.next()) {
         (None, _) => Part::Missing,

@@ -36,7 +36,42 @@ impl fmt::Display for Problem {
 
 /// A shared list of problems, cheap to clone: all readers of one document report into the same list.
 #[derive(Debug, Clone, Default)]
-pub struct Problems(Rc<RefCell<Vec<Problem>>>);
+pub struct Problems(Rc<RefCell<Vec<Problem>>>, #[cfg(not(target_family = "wasm"))] Vocabulary);
+
+/// The names of fields that readers asked for, if that is wanted.
+#[cfg(not(target_family = "wasm"))]
+type Vocabulary = Option<Rc<RefCell<std::collections::BTreeSet<String>>>>;
+
+/// For tests that hold a schema against the readers; not part of a module.
+#[cfg(not(target_family = "wasm"))]
+impl Problems {
+    /// A list that also keeps the names of all fields that readers ask for.
+    #[must_use]
+    pub fn with_vocabulary() -> Self {
+        Self(Rc::default(), Some(Rc::default()))
+    }
+
+    /// Every field that a reader asked for, `rules[].limit.burst`, whatever the index.
+    #[must_use]
+    pub fn vocabulary(&self) -> Vec<String> {
+        let words = self.1.as_ref().and_then(|words| words.try_borrow().ok());
+        words.map(|words| words.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn asked(&self, path: &super::Path, name: &str) {
+        if let Some(words) = &self.1
+            && let Ok(mut words) = words.try_borrow_mut()
+        {
+            let path = path.key(name).to_string();
+            let digits =
+                |part: &str| part.split_once(']').map_or(part.to_owned(), |(_, rest)| format!("]{rest}"));
+            let mut parts = path.split('[');
+            let first = parts.next().unwrap_or_default().to_owned();
+            let path = parts.fold(first, |path, part| format!("{path}[{}", digits(part)));
+            words.insert(path);
+        }
+    }
+}
 
 impl Problems {
     /// Adds a problem.

@@ -248,6 +248,8 @@ impl<'n> Fields<'n> {
         if let Ok(mut known) = self.known.try_borrow_mut() {
             known.push(name);
         }
+        #[cfg(not(target_family = "wasm"))]
+        self.value.problems.asked(&self.value.path, name);
         let (key, node) = self.entries.iter().find(|(key, _)| is_called(key, name))?;
         (!matches!(node, Node::Null)).then(|| self.value.child(node, self.value.path.key(key)))
     }
