@@ -22,6 +22,30 @@ impl Reasons {
     pub const CROWDED: Reason = limited("slots_full");
     /// Other workers changed the bucket at every attempt.
     pub const CONTENDED: Reason = limited("contended");
+    /// It costs more than the bucket can hold, or than one request may: it will never be admitted.
+    pub const TOO_LARGE: Reason = limited("cost_too_large");
+    /// The header that says what it costs is there twice, or no number.
+    pub const COST_UNREADABLE: Reason = Reason {
+        code: "cost_unreadable",
+        status: 400,
+        grpc_status: 3,
+        body: "the request's cost cannot be read",
+    };
+    /// Over the limit of the rate limit service.
+    pub const GLOBAL: Reason = limited("limited_globally");
+    /// The rate limit service gives no answer, and `onFailure` admits.
+    pub const FALLBACK_ALLOW: Reason = Reason::pass("fallback_allow");
+    /// The rate limit service gives no answer, and the request is within `local`.
+    pub const FALLBACK_WITHIN: Reason = Reason::pass("fallback_within_limit");
+    /// The rate limit service gives no answer, and the request is over `local`.
+    pub const FALLBACK_LIMITED: Reason = limited("fallback_limited");
+    /// The rate limit service gives no answer, and `onFailure` refuses.
+    pub const FALLBACK_DENY: Reason = Reason {
+        code: "fallback_deny",
+        status: 503,
+        grpc_status: 14,
+        body: "the rate limit cannot be checked",
+    };
     /// The shared store failed.
     pub const STORE: Reason = failed("store_error");
     /// The key asks for the peer's address, which is not known.

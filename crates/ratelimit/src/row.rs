@@ -35,6 +35,8 @@ pub(crate) struct Visit {
     pub(crate) crowded: bool,
     /// The row to write: after an admission, or because it had to be mended; `None` when nothing changes.
     pub(crate) write: Option<Vec<u8>>,
+    /// How many more places are taken when it is written.
+    pub(crate) grown: i64,
 }
 
 impl Row {
@@ -69,20 +71,49 @@ impl Row {
     }
 
     /// One request of the client with this tag, at `now`.
-    pub(crate) fn visit(mut self, tag: u64, gcra: &Gcra, now: u64) -> Visit {
-        self.records.retain(|(_, tat)| *tat > now);
-        let own = self.records.iter().position(|(owner, _)| *owner == tag);
-        let crowded = own.is_none() && self.records.len() >= WAYS;
-        let tat = own.and_then(|place| self.records.get(place)).map_or(self.shared, |(_, tat)| *tat);
-        let take = gcra.take(tat, now);
+    pub(crate) fn visit(mut self, tag: u64, gcra: &Gcra, now: u64, cost: u32) -> Visit {
+        let before = self.records.len();
+        let (own, crowded, tat) = self.find(tag, now);
+        let take = gcra.take(tat, now, cost);
         let write = match take {
             Take::Admitted { tat: next } => {
                 self.set(own, crowded, tag, next);
                 Some(self.encode())
             }
-            Take::Limited { .. } => self.mended.then(|| self.encode()),
+            Take::Limited { .. } | Take::TooLarge => self.mended.then(|| self.encode()),
         };
-        Visit { take, tat, crowded, write }
+        let grown = if write.is_some() { change(before, self.records.len()) } else { 0 };
+        Visit { take, tat, crowded, write, grown }
+    }
+
+    /// Changes the bucket that this client took from, whoever may have moved in since; the row to write, if it changes, and
+    /// how many more places are taken then.
+    pub(crate) fn correct(
+        mut self,
+        tag: u64,
+        crowded: bool,
+        now: u64,
+        corrected: impl Fn(u64) -> u64,
+    ) -> Option<(Vec<u8>, i64)> {
+        let before = self.records.len();
+        let (own, full, tat) = self.find(tag, now);
+        // A client that took from the shared bucket may have a place by now; its debt stays where it was made.
+        let (own, full, tat) = if crowded { (None, true, self.shared) } else { (own, full, tat) };
+        let next = corrected(tat);
+        if next == tat {
+            return None;
+        }
+        self.set(own, full, tag, next);
+        Some((self.encode(), change(before, self.records.len())))
+    }
+
+    /// Drops full buckets, then finds the client's: its place, whether there is none left for it, and its state.
+    fn find(&mut self, tag: u64, now: u64) -> (Option<usize>, bool, u64) {
+        self.records.retain(|(_, tat)| *tat > now);
+        let own = self.records.iter().position(|(owner, _)| *owner == tag);
+        let crowded = own.is_none() && self.records.len() >= WAYS;
+        let tat = own.and_then(|place| self.records.get(place)).map_or(self.shared, |(_, tat)| *tat);
+        (own, crowded, tat)
     }
 
     fn set(&mut self, own: Option<usize>, crowded: bool, tag: u64, tat: u64) {
@@ -91,6 +122,12 @@ impl Row {
             None if crowded => self.shared = tat,
             None => self.records.push((tag, tat)),
         }
+    }
+
+    /// The state of the bucket that a client would take from, and whether it is the shared one.
+    pub(crate) fn peek(mut self, tag: u64, now: u64) -> (u64, bool) {
+        let (_, crowded, tat) = self.find(tag, now);
+        (tat, crowded)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -105,6 +142,11 @@ impl Row {
     }
 }
 
+fn change(before: usize, after: usize) -> i64 {
+    let count = |records: usize| i64::try_from(records).unwrap_or(0);
+    count(after) - count(before)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +159,7 @@ mod tests {
 
     /// Two at once, one a second.
     fn gcra() -> Gcra {
-        Gcra::new(Limit { requests: 1, per: Duration::from_secs(1), burst: 2 }, 1).unwrap()
+        Gcra::new(Limit { requests: 1, per: Duration::from_secs(1), burst: 2, lease: 1 }, 0).unwrap()
     }
 
     /// A store of one row.
@@ -126,7 +168,7 @@ mod tests {
 
     impl Cell {
         fn visit(&mut self, tag: u64, now: u64) -> Visit {
-            let visit = Row::parse(self.0.as_deref(), &gcra(), now).visit(tag, &gcra(), now);
+            let visit = Row::parse(self.0.as_deref(), &gcra(), now).visit(tag, &gcra(), now, 1);
             if let Some(row) = &visit.write {
                 self.0 = Some(row.clone());
             }

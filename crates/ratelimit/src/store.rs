@@ -4,29 +4,21 @@
 pub const SEED_KEY: &[u8] = b"sailcloth/ratelimit/seed";
 
 /// A row's value and version; `None` when nobody has written it.
-pub type Stored<V> = Option<(Vec<u8>, V)>;
+pub type Stored = Option<(Vec<u8>, u32)>;
 
-/// The shared memory of all workers: a value and its version per row.
+/// The shared memory of all workers: a value and its version per row, a number that changes with every write.
 pub trait Store {
-    /// A number that changes with every write of a row.
-    type Version: Copy;
-
     /// Reads a row.
     ///
     /// # Errors
     /// When the store could not be asked.
-    fn read(&mut self, row: RowKey) -> Result<Stored<Self::Version>, StoreError>;
+    fn read(&mut self, row: RowKey) -> Result<Stored, StoreError>;
 
     /// Writes a row if it is still as it was read (`None`: absent). `false` when someone else wrote since.
     ///
     /// # Errors
     /// When the store could not be asked.
-    fn write(
-        &mut self,
-        row: RowKey,
-        value: &[u8],
-        expected: Option<Self::Version>,
-    ) -> Result<bool, StoreError>;
+    fn write(&mut self, row: RowKey, value: &[u8], expected: Option<u32>) -> Result<bool, StoreError>;
 }
 
 /// The store failed; what the host said.
@@ -43,10 +35,16 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// The key in a store that other filters share.
+    /// The key in a store that other filters share: `sailcloth/ratelimit/`, then rule and row as they are. Written on every
+    /// request, so not as text.
     #[must_use]
-    pub fn text(self) -> String {
-        format!("sailcloth/ratelimit/{:016x}/{:x}", self.rule, self.row)
+    pub fn bytes(self) -> [u8; 32] {
+        let mut key = *b"sailcloth/ratelimit/............";
+        let rule = self.rule.to_le_bytes().into_iter();
+        for (place, byte) in key.iter_mut().skip(20).zip(rule.chain(self.row.to_le_bytes())) {
+            *place = byte;
+        }
+        key
     }
 }
 

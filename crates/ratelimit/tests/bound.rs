@@ -47,7 +47,7 @@ fn one_client_is_limited_exactly_as_the_oracle_says() {
         let burst = 1 + u32::try_from(rng.below(20)).unwrap();
         let cost = 1 + u32::try_from(rng.below(u64::from(burst))).unwrap();
         let interval = u64::try_from(per.as_nanos().div_ceil(u128::from(requests))).unwrap();
-        let gcra = Gcra::new(Limit { requests, per, burst }, cost).unwrap();
+        let gcra = Gcra::new(Limit { requests, per, burst, lease: 1 }, 0).unwrap();
         let mut oracle =
             Oracle { interval: u128::from(interval), burst: u128::from(burst), admitted: Vec::new() };
         let (mut tat, mut now) = (0, SECOND);
@@ -59,13 +59,13 @@ fn one_client_is_limited_exactly_as_the_oracle_says() {
                 2 => rng.below(3) * interval / 2,
                 _ => rng.below(interval * u64::from(burst)),
             };
-            let take = gcra.take(tat, now);
+            let take = gcra.take(tat, now, cost);
             let admitted = match take {
                 Take::Admitted { tat: next } => {
                     tat = next;
                     true
                 }
-                Take::Limited { .. } => false,
+                Take::Limited { .. } | Take::TooLarge => false,
             };
             assert_eq!(admitted, oracle.admits(now, u128::from(cost)), "round {round} step {step}: {take:?}");
         }
@@ -86,8 +86,6 @@ struct Crowd<'e> {
 }
 
 impl Store for Crowd<'_> {
-    type Version = u32;
-
     fn read(&mut self, row: RowKey) -> Result<Option<(Vec<u8>, u32)>, StoreError> {
         self.memory.read(row)
     }
@@ -130,8 +128,6 @@ fn no_interleaving_of_workers_admits_one_too_many() {
 struct Locked(Mutex<Memory>);
 
 impl Store for &Locked {
-    type Version = u32;
-
     fn read(&mut self, row: RowKey) -> Result<Option<(Vec<u8>, u32)>, StoreError> {
         self.0.lock().unwrap().read(row)
     }

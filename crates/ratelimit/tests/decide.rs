@@ -144,7 +144,9 @@ fn bytes_that_are_no_text_are_a_key_like_any_other() {
         let headers = sailcloth_core::headers::HeaderBlock::from_pairs([("k", value)]);
         let facts = sailcloth_core::facts::Facts::new(&sailcloth_core::facts::NoProperties, engine.sources());
         let request = sailcloth_core::request::Request { headers: &headers, facts };
-        engine.decide(&request, moment(SECOND), &mut store).refusal.is_none()
+        let step =
+            engine.decide(&request, moment(SECOND), &mut store, &mut sailcloth_ratelimit::Worker::default());
+        step.outcome.unwrap().refusal.is_none()
     };
     assert!(ask(b"caf\xe9") && !ask(b"caf\xe9") && ask(b"caf\xe8"));
     assert!(ask(&vec![b'x'; 1 << 20]));
@@ -157,13 +159,11 @@ struct Broken {
 }
 
 impl Store for Broken {
-    type Version = ();
-
-    fn read(&mut self, _: RowKey) -> Result<Option<(Vec<u8>, ())>, StoreError> {
+    fn read(&mut self, _: RowKey) -> Result<Option<(Vec<u8>, u32)>, StoreError> {
         if self.read { Ok(None) } else { Err(StoreError("internal_failure")) }
     }
 
-    fn write(&mut self, _: RowKey, _: &[u8], _: Option<()>) -> Result<bool, StoreError> {
+    fn write(&mut self, _: RowKey, _: &[u8], _: Option<u32>) -> Result<bool, StoreError> {
         if self.contended { Ok(false) } else { Err(StoreError("internal_failure")) }
     }
 }
@@ -224,10 +224,10 @@ fn mistakes_across_rules_and_policies_are_located() {
         ["resources[0].spec.rules[0].limit: a burst of that size would take more than ten years to refill"]
     );
     assert_eq!(
-        errors(&config(&format!("[{rule}]"), r#"{"slots": 1, "headers": "always", "slot": 3}"#)),
+        errors(&config(&format!("[{rule}]"), r#"{"slots": 1, "headers": "sometimes", "slot": 3}"#)),
         [
             "settings.slots: 1 is out of range; expected 16 to 16777216",
-            "settings.headers: `always` is not supported by this version of the ratelimit filter; expected `limited` or `never`",
+            "settings.headers: unknown value `sometimes`; expected `limited`, `always`, `never`",
             "settings.slot: unknown field; did you mean `slots`?",
         ]
     );

@@ -38,7 +38,7 @@ fn nothing(value: &Value<'_>, part: KeyPart) -> Option<KeyPart> {
     value.fields().map(|_| part)
 }
 
-fn read_header_name(value: &Value<'_>) -> Option<String> {
+pub(crate) fn read_header_name(value: &Value<'_>) -> Option<String> {
     let name = value.non_empty_text()?.to_ascii_lowercase();
     if [":authority", ":path", ":method", ":scheme"].contains(&name.as_str()) || is_token(&name) {
         return Some(name);

@@ -6,22 +6,34 @@ use sailcloth_core::config::Node;
 use sailcloth_core::decision::Decision;
 use sailcloth_core::facts::Facts;
 use sailcloth_core::request::Request;
-use sailcloth_ratelimit::{self as ratelimit, Moment, Outcome, RowKey, Seed, Store, StoreError, Stored};
+use sailcloth_ratelimit::{
+    self as ratelimit, Moment, Outcome, RowKey, Seed, Store, StoreError, Stored, Worker,
+};
 
 use super::{Engine, Exchange, Loaded, Subject};
 use crate::judge::{Decided, Observed};
 
-pub(super) const SUBJECT: Subject =
-    Subject { name: "ratelimit", load, callbacks: &["proxy_on_request_headers"] };
+pub(super) const SUBJECT: Subject = Subject {
+    name: "ratelimit",
+    load,
+    callbacks: &[
+        "proxy_on_request_headers",
+        "proxy_on_response_headers",
+        "proxy_on_grpc_receive",
+        "proxy_on_grpc_close",
+        "proxy_on_tick",
+    ],
+};
 
 fn load(configuration: &Node) -> Loaded {
     let (engine, warnings) = ratelimit::Engine::load_node(configuration)?;
-    Ok((Box::new(RateLimit { engine, store: Memory::default() }), warnings))
+    Ok((Box::new(RateLimit { engine, store: Memory::default(), worker: Worker::default() }), warnings))
 }
 
 struct RateLimit {
     engine: ratelimit::Engine,
     store: Memory,
+    worker: Worker,
 }
 
 impl Engine for RateLimit {
@@ -29,7 +41,8 @@ impl Engine for RateLimit {
         let facts = Facts::new(exchange.properties, self.engine.sources());
         let request = Request { headers: exchange.headers, facts };
         let moment = Moment { now: exchange.now_ns, seed: Seed::new(1, 2) };
-        observed(&self.engine.decide(&request, moment, &mut self.store))
+        let step = self.engine.decide(&request, moment, &mut self.store, &mut self.worker);
+        observed(&step.outcome.expect("rate limit services have a suite of their own"))
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {
@@ -47,7 +60,7 @@ fn observed(outcome: &Outcome<'_>) -> Observed {
         decided: Some(decided(&outcome.enforced)),
         shadow: outcome.shadow.as_ref().map(decided),
         status: Some(200),
-        headers: Some(Vec::new()),
+        headers: Some(outcome.after.headers.clone()),
         ..Observed::default()
     };
     if let Some(refusal) = &outcome.refusal {
@@ -66,9 +79,7 @@ fn observed(outcome: &Outcome<'_>) -> Observed {
 struct Memory(HashMap<RowKey, (Vec<u8>, u32)>);
 
 impl Store for Memory {
-    type Version = u32;
-
-    fn read(&mut self, row: RowKey) -> Result<Stored<u32>, StoreError> {
+    fn read(&mut self, row: RowKey) -> Result<Stored, StoreError> {
         Ok(self.0.get(&row).cloned())
     }
 

@@ -5,14 +5,14 @@
     missing_docs,
     reason = "shared by several test binaries, none of which uses all"
 )]
-#![allow(clippy::panic, reason = "a test may")]
+#![allow(clippy::panic, clippy::expect_used, reason = "a test may")]
 
 use std::collections::HashMap;
 
 use sailcloth_core::facts::{Fact, Facts, NoProperties, Properties};
 use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::request::Request;
-use sailcloth_ratelimit::{Engine, Moment, Outcome, RowKey, Seed, Store, StoreError};
+use sailcloth_ratelimit::{Engine, Moment, Outcome, RowKey, Seed, Step, Store, StoreError, Worker};
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -40,8 +40,6 @@ pub struct Memory {
 }
 
 impl Store for Memory {
-    type Version = u32;
-
     fn read(&mut self, row: RowKey) -> Result<Option<(Vec<u8>, u32)>, StoreError> {
         Ok(self.rows.get(&row).cloned())
     }
@@ -80,23 +78,35 @@ pub fn config(rules: &str, settings: &str) -> String {
     )
 }
 
-pub fn ask<'e, S: Store>(engine: &'e Engine, store: &mut S, pairs: &[(&str, &str)], now: u64) -> Outcome<'e> {
+pub fn ask<'e>(engine: &'e Engine, store: &mut dyn Store, pairs: &[(&str, &str)], now: u64) -> Outcome<'e> {
     ask_with(engine, store, pairs, now, &NoProperties)
 }
 
-pub fn ask_with<'e, S: Store>(
+pub fn ask_with<'e>(
     engine: &'e Engine,
-    store: &mut S,
+    store: &mut dyn Store,
     pairs: &[(&str, &str)],
     now: u64,
     properties: &dyn Properties,
 ) -> Outcome<'e> {
-    let headers = HeaderBlock::from_pairs(pairs.iter().copied());
-    let request = Request { headers: &headers, facts: Facts::new(properties, engine.sources()) };
-    engine.decide(&request, moment(now), store)
+    let step = step(engine, store, pairs, now, properties, &mut Worker::default());
+    step.outcome.expect("nothing must be asked of a service")
 }
 
-pub fn admits<S: Store>(engine: &Engine, store: &mut S, pairs: &[(&str, &str)], now: u64) -> bool {
+pub fn step<'e>(
+    engine: &'e Engine,
+    store: &mut dyn Store,
+    pairs: &[(&str, &str)],
+    now: u64,
+    properties: &dyn Properties,
+    worker: &mut Worker,
+) -> Step<'e> {
+    let headers = HeaderBlock::from_pairs(pairs.iter().copied());
+    let request = Request { headers: &headers, facts: Facts::new(properties, engine.sources()) };
+    engine.decide(&request, moment(now), store, worker)
+}
+
+pub fn admits(engine: &Engine, store: &mut dyn Store, pairs: &[(&str, &str)], now: u64) -> bool {
     ask(engine, store, pairs, now).refusal.is_none()
 }
 
