@@ -50,7 +50,7 @@ deny: ## licences, sources and bans of the dependencies
 test: test-unit test-node test-wasm test-envoy ## all tests but the long ones
 
 test-unit: setup ## native tests of the engines and tools
-	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests --exclude sailcloth-demo --exclude sailcloth-emulator
+	cargo test --workspace --exclude 'sailcloth-filter-*' --exclude sailcloth-probe --exclude sailcloth-tests --exclude sailcloth-demo --exclude sailcloth-rls --exclude sailcloth-emulator
 
 test-node: setup ## the engines' unit tests compiled to 32-bit wasm, under Node
 	@scripts/setup.sh node
@@ -63,9 +63,11 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 
 test-envoy: wasm ## the modules in the real Envoy
 	@scripts/setup.sh oidc
-	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys
+	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys --test ratelimit
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo --test demo
+	@scripts/setup.sh redis
+	cargo test -p sailcloth-rls
 
 test-full: test ## and what takes long: soaks, real-time waits, the Envoy versions
 	@scripts/setup.sh matrix

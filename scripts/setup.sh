@@ -108,6 +108,34 @@ cargo_tool() {
   touch ".tools/bin/.$crate-$version"
 }
 
+# Debian's redis-server, unpacked without root; where it cannot be had, the one test that needs it says that it skipped.
+redis() {
+  if [ -n "${REDIS:-}" ] || [ -x /usr/bin/redis-server ] || [ -x .tools/redis/bin/redis-server ]; then return; fi
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    say "no redis-server and no apt-get; the tests that need Redis will skip (or set REDIS=/path/to/redis-server)"
+    return
+  fi
+  say "fetching Debian's redis-server (2 MB, checked by apt)"
+  local fetch package
+  mkdir -p .tools
+  fetch=$(mktemp -d .tools/fetch.XXXXXX)
+  if ! (cd "$fetch" && apt-get download --quiet --quiet redis-server redis-tools libjemalloc2 liblzf1 2>/dev/null); then
+    rm -rf "$fetch"
+    say "apt-get could not fetch redis-server (try apt-get update); the tests that need Redis will skip"
+    return
+  fi
+  for package in "$fetch"/*.deb; do dpkg-deb --extract "$package" "$fetch/root"; done
+  mkdir "$fetch/redis" "$fetch/redis/lib"
+  mv "$fetch/root/usr/bin" "$fetch/redis/bin"
+  mv "$fetch"/root/usr/lib/*-linux-gnu*/*.so* "$fetch/redis/lib/"
+  mv "$fetch/redis" .tools/redis
+  rm -rf "$fetch"
+  if ! LD_LIBRARY_PATH=.tools/redis/lib .tools/redis/bin/redis-server --version >/dev/null 2>&1; then
+    rm -rf .tools/redis
+    say "Debian's redis-server does not run on this machine; the tests that need Redis will skip"
+  fi
+}
+
 case "${1:-all}" in
   all) rust_targets; envoy ;;
   node)
@@ -115,6 +143,7 @@ case "${1:-all}" in
     cargo_tool wasm-bindgen-cli "$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)" wasm-bindgen-test-runner ;;
   matrix) envoy; matrix ;;
   oidc) oidc ;;
+  redis) redis ;;
   deny) cargo_tool cargo-deny 0.20.2 cargo-deny ;;
-  *) fail "unknown part $1; expected all, node, matrix, oidc or deny" ;;
+  *) fail "unknown part $1; expected all, node, matrix, oidc, redis or deny" ;;
 esac
