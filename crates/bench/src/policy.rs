@@ -233,8 +233,8 @@ pub(crate) fn native_authz(rules: usize, asked: Asked) -> Value {
 }
 
 /// RateLimit with one bucket, or one for each value of `x-api-key`.
-pub(crate) fn rate_limit(per_key: bool) -> Value {
-    let mut rule = json!({"limit": {"requests": LIMIT, "per": "1s", "burst": LIMIT}});
+pub(crate) fn rate_limit(per_key: bool, lease: u64) -> Value {
+    let mut rule = json!({"limit": {"requests": LIMIT, "per": "1s", "burst": LIMIT, "lease": lease}});
     if let (true, Some(fields)) = (per_key, rule.as_object_mut()) {
         fields.insert("key".to_owned(), json!([{"header": "x-api-key"}]));
     }

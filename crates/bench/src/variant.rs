@@ -322,9 +322,19 @@ impl Catalog<'_> {
             ("ratelimit", "native-local-ratelimit", "one bucket", false),
             ("ratelimit-keys", "native-local-ratelimit-keys", "a bucket per x-api-key", true),
         ];
+        let leased = |name: &str, native, what: &str, per_key| {
+            Variant::new(name, &format!("ratelimit, {what}, in leases of 20"))
+                .filters(vec![self.ours("ratelimit", policy::rate_limit(per_key, 20))])
+                .against(native)
+                .proofs(&[Proof::Counted("sailcloth_ratelimit_decisions_total", 1.0)])
+        };
+        let leases = [
+            leased("ratelimit-leased", "native-local-ratelimit", "one bucket", false),
+            leased("ratelimit-keys-leased", "native-local-ratelimit-keys", "a bucket per x-api-key", true),
+        ];
         let pair = |(ours, native, what, per_key): (&str, &'static str, &str, bool)| {
             let ours = Variant::new(ours, &format!("ratelimit, {what}"))
-                .filters(vec![self.ours("ratelimit", policy::rate_limit(per_key))])
+                .filters(vec![self.ours("ratelimit", policy::rate_limit(per_key, 1))])
                 .against(native)
                 .proofs(&[Proof::Counted("sailcloth_ratelimit_decisions_total", 1.0)]);
             let native = Variant::new(native, &format!("native local_ratelimit, {what}"))
@@ -335,7 +345,7 @@ impl Catalog<'_> {
                 .proofs(&[Proof::Counted(r"http_local_rate_limit\.ok", 1.0)]);
             [ours, native]
         };
-        cases.into_iter().flat_map(pair).collect()
+        cases.into_iter().flat_map(pair).chain(leases).collect()
     }
 
     fn routing(&self) -> [Variant; 2] {
@@ -425,7 +435,7 @@ impl Catalog<'_> {
         let filters = [
             ("jwt", policy::jwt(Trusted::issuer(self.jwks), jwt)),
             ("authz", policy::authz(RULES, Asked::Operation)),
-            ("ratelimit", policy::rate_limit(false)),
+            ("ratelimit", policy::rate_limit(false, 1)),
             ("routing", policy::routing()),
             ("metrics", policy::metrics()),
         ];
