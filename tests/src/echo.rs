@@ -87,6 +87,8 @@ fn serve(stream: &TcpStream) {
             if name == b"content-length" {
                 length = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
             }
+            // As Envoy has it, and the other runners.
+            let name = if name == b"host" { b":authority".to_vec() } else { name };
             headers.push((name, value));
         }
         if std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).is_err() {

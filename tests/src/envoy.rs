@@ -156,7 +156,9 @@ impl<'b> Bench<'b> {
         let (port, admin) = (ports.free().map_err(text)?, ports.free().map_err(text)?);
         let mut configuration = configuration.clone();
         let providers = provider::clusters(&configuration);
-        let routed = cases.iter().filter_map(|case| case.expect.cluster.as_deref());
+        // Those that the routing filter was told of; all of them are the one upstream.
+        let known = configuration.clone();
+        let routed = yaml::items(yaml::at(&known, &["settings", "clusters"])).iter().filter_map(Node::text);
         let clusters: Vec<&str> = routed.chain(providers.iter().map(String::as_str)).collect();
         let plan = config::Plan {
             filter,

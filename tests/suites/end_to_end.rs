@@ -16,6 +16,9 @@ use sailcloth_tests::shipped::{Running, SOON, Shipped};
 use sailcloth_tests::{build, subject};
 use serde_json::{Value, json};
 
+#[path = "end_to_end/routing.rs"]
+mod routing;
+
 fn shipped(name: &str) -> Option<Shipped> {
     envoy::find_or_skip().map(|binary: PathBuf| Shipped::new(&binary, name))
 }

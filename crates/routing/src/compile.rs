@@ -17,7 +17,7 @@ use crate::cors::Cors;
 use crate::delegate::Delegates;
 use crate::edit::Pass;
 use crate::effects::{controls, is_controlled, mirror_header};
-use crate::engine::{Arm, Engine, Entry, Rule, Side, Table};
+use crate::engine::{Arm, ArmEdits, Engine, Entry, Rule, Side, Table};
 use crate::format::Template;
 use crate::redirect::OwnResponse;
 use crate::rewrite::PathChange;
@@ -147,9 +147,14 @@ impl Compiler<'_> {
         // "single destination: gets everything whatever its weight" (istio-api.md 5.4); its edits join the rule's
         if let [only] = arms.as_mut_slice() {
             only.weight = 1;
-            work.request.append(std::mem::take(&mut only.request));
-            work.response.append(std::mem::take(&mut only.response));
+            if let Some(edits) = only.edits.take() {
+                work.request.append(edits.request);
+                work.response.append(edits.response);
+                work.authority = work.authority.or(edits.authority);
+            }
         }
+        // Where a destination edits, the rule has to.
+        let is_plain = work.is_nothing() && arms.iter().all(|arm| arm.edits.is_none());
         name_apart(&mut arms);
         let sticky = self.sticky(document, number, rule.name.as_deref(), destinations);
         Rule {
@@ -160,7 +165,7 @@ impl Compiler<'_> {
             arms,
             controls: self.shared(if is_paired { Vec::new() } else { controls(rule) }),
             native: is_paired.then(|| self.native_route(document, number, rule)),
-            work,
+            work: (!is_plain).then(|| Box::new(work)),
         }
     }
 
@@ -172,9 +177,12 @@ impl Compiler<'_> {
         if self.is_paired() {
             return Arm { cluster, label, weight, ..Arm::default() };
         }
-        let (request, authority) = self.pass(&destination.headers.request);
-        let (response, _) = self.pass(&destination.headers.response);
-        Arm { cluster, label, weight, request, response, authority }
+        let edits = destination.headers.as_ref().map(|headers| {
+            let (request, authority) = self.pass(&headers.request);
+            let (response, _) = self.pass(&headers.response);
+            Box::new(ArmEdits { request, response, authority })
+        });
+        Arm { cluster, label, weight, edits }
     }
 
     fn cluster(&self, document: &Document, destination: &Destination) -> String {
@@ -197,17 +205,17 @@ impl Compiler<'_> {
         let (request, host) = self.pass(&headers.request);
         let (response, _) = self.pass(&headers.response);
         let rewrite = rule.rewrite.as_ref();
-        if let (Action::Route(_), retries) = (&rule.action, rule.retries.as_ref()) {
+        if let (Action::Route(_), retries) = (&rule.action, rule.retries.as_deref()) {
             self.check_retries(rule, retries);
         }
         Work {
             own: match &rule.action {
-                Action::Redirect(redirect) => Some(OwnResponse::Redirect(redirect.clone())),
+                Action::Redirect(redirect) => Some(OwnResponse::Redirect((**redirect).clone())),
                 Action::Direct(direct) => Some(OwnResponse::Direct(direct.clone())),
                 _ => None,
             },
             fault: rule.fault.clone(),
-            cors: rule.cors.as_ref().map(Cors::of),
+            cors: rule.cors.as_deref().map(Cors::of),
             path: rewrite.and_then(|rewrite| self.path_change(rewrite.path.as_ref()?)),
             authority: rewrite.and_then(|rewrite| rewrite.authority.clone()).or(host),
             request,

@@ -52,7 +52,7 @@ impl Cors {
         let preflight = preflight(request).filter(|_| allowed || !self.forward_unmatched);
         let edits = if allowed { self.edits(&origin) } else { Vec::new() };
         let Some(method) = preflight else { return (edits, None) };
-        let headers = if allowed { self.preflight_headers(request, method) } else { Vec::new() };
+        let headers = self.preflight_headers(request, method, allowed);
         let answer = Answer { status: 200, grpc_status: 0, headers, body: Cow::Borrowed(&[]) };
         (edits, Some(answer))
     }
@@ -73,8 +73,14 @@ impl Cors {
         &'e self,
         request: &Request<'e>,
         method: Cow<'e, [u8]>,
+        allowed: bool,
     ) -> Vec<(&'static str, Cow<'e, [u8]>)> {
         let mut headers = Vec::new();
+        // Envoy says all this to a foreign origin too, and withholds only the origin (seen on 1.40). To an allowed one the
+        // edits of its response say it.
+        if self.credentials && !allowed {
+            headers.push((ALLOW_CREDENTIALS, Cow::Borrowed(b"true".as_slice())));
+        }
         // A lone `*` answers what was asked for.
         match self.methods.as_str() {
             "" => {}
@@ -85,7 +91,7 @@ impl Cors {
             "" => {}
             "*" => {
                 let asked = request.headers.joined("access-control-request-headers");
-                headers.extend(asked.filter(|asked| !asked.is_empty()).map(|asked| (ALLOW_HEADERS, asked)));
+                headers.push((ALLOW_HEADERS, asked.unwrap_or_default()));
             }
             names => headers.push((ALLOW_HEADERS, Cow::Borrowed(names.as_bytes()))),
         }

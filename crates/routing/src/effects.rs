@@ -86,7 +86,7 @@ pub(crate) fn controls(rule: &HttpRoute) -> Vec<(&'static str, String)> {
         remote_localities: None,
         ignore_previous_hosts: None,
     };
-    let retries = rule.retries.as_ref().unwrap_or(&default);
+    let retries = rule.retries.as_deref().unwrap_or(&default);
     headers.push((MAX_RETRIES, retries.attempts.to_string()));
     if retries.attempts > 0 {
         retry_conditions(retries, &mut headers);

@@ -73,7 +73,8 @@ pub(crate) struct Rule {
     /// The sum of all weights; 0 where the rule answers by itself.
     pub(crate) total: u64,
     pub(crate) controls: Rc<Vec<(&'static str, String)>>,
-    pub(crate) work: Work,
+    /// None where the rule only sends its requests on.
+    pub(crate) work: Option<Box<Work>>,
     /// What native routes match it by, where they carry it out.
     pub(crate) native: Option<String>,
     /// For a rule with several destinations.
@@ -87,6 +88,12 @@ pub(crate) struct Arm {
     pub(crate) label: String,
     pub(crate) weight: u64,
     /// Edits for this destination, where the rule has others.
+    pub(crate) edits: Option<Box<ArmEdits>>,
+}
+
+/// Edits for one of several destinations.
+#[derive(Debug, Default)]
+pub(crate) struct ArmEdits {
     pub(crate) request: Pass,
     pub(crate) response: Pass,
     pub(crate) authority: Option<String>,

@@ -40,41 +40,23 @@ enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// Commands of Envoy's that say what is not known when a request goes on, or what no attribute shows.
-const OTHERS: [&str; 34] = [
+/// How commands of Envoy's begin that say what is not known when a request goes on, or what no attribute shows.
+const OTHERS: [&str; 16] = [
     "HOSTNAME",
     "RESP",
     "TRAILER",
-    "RESPONSE_CODE",
-    "RESPONSE_CODE_DETAILS",
-    "RESPONSE_FLAGS",
-    "RESPONSE_FLAGS_LONG",
-    "RESPONSE_DURATION",
     "REQUEST_DURATION",
     "DURATION",
     "COMMON_DURATION",
-    "BYTES_RECEIVED",
-    "BYTES_SENT",
-    "UPSTREAM_HOST",
-    "UPSTREAM_CLUSTER",
-    "UPSTREAM_CLUSTER_RAW",
-    "UPSTREAM_LOCAL_ADDRESS",
-    "UPSTREAM_REMOTE_ADDRESS",
-    "UPSTREAM_METADATA",
-    "UPSTREAM_TRANSPORT_FAILURE_REASON",
+    "BYTES_",
+    "UPSTREAM_",
     "DYNAMIC_METADATA",
     "CLUSTER_METADATA",
-    "PER_REQUEST_STATE",
     "FILTER_STATE",
     "ROUTE_NAME",
-    "VIRTUAL_CLUSTER_NAME",
     "CONNECTION_ID",
     "STREAM_ID",
-    "DOWNSTREAM_TLS_VERSION",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
+    "DOWNSTREAM_",
     "ENVIRONMENT",
 ];
 
@@ -183,15 +165,14 @@ fn part_of(name: &str, argument: Option<&str>, max: usize) -> Result<Part, Strin
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Part::Peer,
         "DOWNSTREAM_LOCAL_PORT" => Part::LocalPort,
         "START_TIME" => Part::StartTime,
-        _ if OTHERS.contains(&name) => {
+        _ if OTHERS.iter().any(|start| name.starts_with(start)) => {
             return Err(format!(
                 "`%{name}%` is not supported by a filter; use `request_headers_to_add` or \
                  `response_headers_to_add` of the native route"
             ));
         }
         _ => {
-            let known: Vec<&str> = KNOWN.iter().chain(&OTHERS).copied().collect();
-            return Err(format!("`{name}` is no command of Envoy{}", did_you_mean(name, &known)));
+            return Err(format!("`{name}` is no command of Envoy{}", did_you_mean(name, &KNOWN)));
         }
     };
     match argument {

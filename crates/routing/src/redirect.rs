@@ -117,7 +117,9 @@ fn kept_host<'r>(request: &Request<'r>, scheme: &[u8], other_port: bool) -> &'r 
         _ => host.iter().rposition(|byte| *byte == b':'),
     };
     let Some((bare, port)) = colon.and_then(|colon| host.split_at_checked(colon)) else { return host };
-    let protocol = request.headers.first("x-forwarded-proto").unwrap_or_default();
+    // Envoy's connection manager always writes it.
+    let own = request.headers.first(":scheme").unwrap_or_default();
+    let protocol = request.headers.first("x-forwarded-proto").unwrap_or(own);
     let old = protocol != scheme
         && ((protocol == b"https" && port == b":443") || (protocol == b"http" && port == b":80"));
     if other_port || old { bare } else { host }

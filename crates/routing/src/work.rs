@@ -10,7 +10,7 @@ use crate::cors::Cors;
 use crate::dice::Dice;
 use crate::edit::{Edit, Edited, Pass};
 use crate::effects::{CLUSTER_HEADER, forged};
-use crate::engine::{Arm, Entry, Rule};
+use crate::engine::{Arm, ArmEdits, Entry, Rule};
 use crate::format::Unavailable;
 use crate::outcome::{Answer, Outcome};
 use crate::redirect::{OwnResponse, grpc_status};
@@ -28,6 +28,7 @@ const PREFLIGHT: Reason = Reason::pass("cors_preflight");
 const ABORTED: Reason = Reason::pass("fault_abort");
 
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
+const ORIGINAL_HOST: &str = "x-envoy-original-host";
 const PATH: &str = ":path";
 /// What Envoy's `fault` filter answers.
 const ABORT_BODY: &[u8] = b"fault filter abort";
@@ -36,7 +37,7 @@ const ABORT_BODY: &[u8] = b"fault filter abort";
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) own: Option<OwnResponse>,
-    pub(crate) fault: Option<Fault>,
+    pub(crate) fault: Option<Box<Fault>>,
     pub(crate) cors: Option<Cors>,
     pub(crate) path: Option<PathChange>,
     pub(crate) authority: Option<String>,
@@ -58,36 +59,32 @@ impl Rule {
         drawn: Option<(usize, &'e Arm)>,
         dice: &mut Dice,
     ) -> Result<Option<Outcome<'e>>, Unavailable> {
-        let work = &self.work;
         let mut outcome = self.outcome(id, drawn);
-        if work.own.is_none() && drawn.is_none() {
-            return Ok(None);
+        let own = self.work.as_ref().and_then(|work| work.own.as_ref());
+        // A rule that answers by itself sends nothing on.
+        match drawn {
+            Some((_, arm)) => outcome.request = self.carried(arm, request, dice),
+            None if own.is_none() => return Ok(None),
+            None => {}
         }
-        outcome.request = self.request_edits(entry, request, drawn, dice)?;
-        outcome.response = self.response_edits(request, &outcome.request, drawn)?;
-        let abort = self.inject(&mut outcome, dice);
-        if let Some(abort) = abort {
-            outcome.answer = Some(abort);
-            return Ok(Some(outcome));
-        }
-        let (mut cross_origin, preflight) =
-            work.cors.as_ref().map(|cors| cors.look(request)).unwrap_or_default();
-        if let Some(preflight) = preflight {
-            // Envoy's filter answers before the router could edit anything.
-            outcome.response = cross_origin;
-            outcome.answer = Some(preflight);
-            outcome.decision.reason = PREFLIGHT;
-            return Ok(Some(outcome));
-        }
-        outcome.response.append(&mut cross_origin);
-        if let Some(own) = &work.own {
-            outcome.answer = Some(own.answer(request, &entry.conditions.path, work.listener)?);
-            outcome.decision.reason = match own {
-                OwnResponse::Redirect(_) => REDIRECTED,
-                OwnResponse::Direct(_) => ANSWERED,
-            };
+        if let Some(work) = &self.work {
+            work.carry_out(&mut outcome, entry, request, drawn, dice)?;
         }
         Ok(Some(outcome))
+    }
+
+    /// The edits by which Envoy's router is told the choice.
+    fn carried<'e>(&'e self, arm: &'e Arm, request: &Request<'e>, dice: &mut Dice) -> Vec<Edit<'e>> {
+        let mut carried = vec![(CLUSTER_HEADER, arm.cluster.as_str())];
+        carried.extend(self.controls.iter().map(|(name, value)| (*name, value.as_str())));
+        for (cluster, share, header) in self.work.iter().flat_map(|work| &work.mirrors) {
+            if dice.hits(*share) {
+                carried.push((header.as_str(), cluster.as_str()));
+            }
+        }
+        let mut edits = forged(request.headers, &carried);
+        edits.extend(carried.into_iter().map(|(name, value)| Edit::set(name, value)));
+        edits
     }
 
     pub(crate) fn outcome<'e>(&'e self, id: usize, arm: Option<(usize, &'e Arm)>) -> Outcome<'e> {
@@ -110,83 +107,110 @@ impl Rule {
             arm,
         }
     }
+}
+
+impl Work {
+    fn carry_out<'e>(
+        &'e self,
+        outcome: &mut Outcome<'e>,
+        entry: &'e Entry,
+        request: &Request<'e>,
+        drawn: Option<(usize, &'e Arm)>,
+        dice: &mut Dice,
+    ) -> Result<(), Unavailable> {
+        if let Some((_, arm)) = drawn {
+            self.edit_request(&mut outcome.request, entry, request, arm.edits.as_deref())?;
+        }
+        let arm = drawn.and_then(|(_, arm)| arm.edits.as_deref());
+        outcome.response = self.response_edits(request, &outcome.request, arm)?;
+        if let Some(abort) = self.inject(outcome, dice) {
+            outcome.answer = Some(abort);
+            return Ok(());
+        }
+        // Envoy's filter leaves rules alone that answer by themselves.
+        let cors = self.cors.as_ref().filter(|_| self.own.is_none());
+        let (mut cross_origin, preflight) = cors.map(|cors| cors.look(request)).unwrap_or_default();
+        if let Some(preflight) = preflight {
+            // Envoy's filter answers before the router could edit anything.
+            outcome.response = cross_origin;
+            outcome.answer = Some(preflight);
+            outcome.decision.reason = PREFLIGHT;
+            return Ok(());
+        }
+        outcome.response.append(&mut cross_origin);
+        if let Some(own) = &self.own {
+            outcome.answer = Some(own.answer(request, &entry.conditions.path, self.listener)?);
+            outcome.decision.reason = match own {
+                OwnResponse::Redirect(_) => REDIRECTED,
+                OwnResponse::Direct(_) => ANSWERED,
+            };
+        }
+        Ok(())
+    }
 
     /// Delays, and aborts: the answer of an abort.
     fn inject(&self, outcome: &mut Outcome<'_>, dice: &mut Dice) -> Option<Answer<'static>> {
-        let fault = self.work.fault.as_ref()?;
+        let fault = self.fault.as_ref()?;
         outcome.delay = fault.delay.as_ref().filter(|delay| dice.hits(delay.share)).map(|delay| delay.time);
         let abort = fault.abort.as_ref().filter(|abort| dice.hits(abort.share))?;
         outcome.decision.reason = ABORTED;
         let (status, grpc_status) = match abort.status {
             AbortStatus::Http(status) => (status, grpc_status(status)),
-            AbortStatus::Grpc(status) => (http_status(status), status),
+            // A client that does not speak gRPC gets 200 from Envoy's filter (seen on 1.40).
+            AbortStatus::Grpc(status) => (200, status),
         };
         Some(Answer { status, grpc_status, headers: Vec::new(), body: Cow::Borrowed(ABORT_BODY) })
     }
 
-    /// All edits of the request, in the order in which filter and router would make them.
-    fn request_edits<'e>(
+    /// What the rule changes in the request, in the order in which Envoy's router would.
+    fn edit_request<'e>(
         &'e self,
+        edits: &mut Vec<Edit<'e>>,
         entry: &'e Entry,
         request: &Request<'e>,
-        drawn: Option<(usize, &'e Arm)>,
-        dice: &mut Dice,
-    ) -> Result<Vec<Edit<'e>>, Unavailable> {
-        let work = &self.work;
-        // A rule that answers by itself sends nothing on.
-        let Some((_, arm)) = drawn else { return Ok(Vec::new()) };
-        let mut carried = vec![(CLUSTER_HEADER, arm.cluster.as_str())];
-        carried.extend(self.controls.iter().map(|(name, value)| (*name, value.as_str())));
-        let mirrors = work.mirrors.iter().filter(|(_, share, _)| dice.hits(*share));
-        carried.extend(mirrors.map(|(cluster, _, header)| (header.as_str(), cluster.as_str())));
-        let mut edits: Vec<Edit<'e>> = forged(request.headers, &carried);
-        edits.extend(carried.into_iter().map(|(name, value)| Edit::set(name, value)));
-        for pass in [&arm.request, &work.request].into_iter().filter(|pass| !pass.is_empty()) {
-            let seen = Edited { request, edits: &edits };
+        arm: Option<&'e ArmEdits>,
+    ) -> Result<(), Unavailable> {
+        let passes = arm.map(|arm| &arm.request).into_iter().chain([&self.request]);
+        for pass in passes.filter(|pass| !pass.is_empty()) {
+            let seen = Edited { request, edits };
             let made = pass.apply(&seen, |name| seen.first(name).is_some())?;
             edits.extend(made);
         }
-        if let Some(authority) = work.authority.as_ref().or(arm.authority.as_ref()) {
+        if let Some(authority) = self.authority.as_ref().or(arm.and_then(|arm| arm.authority.as_ref())) {
+            edits.push(Edit::Set(Cow::Borrowed(ORIGINAL_HOST), Cow::Borrowed(request.authority())));
             edits.push(Edit::set(AUTHORITY, authority));
         }
-        let path = work.path.as_ref().and_then(|change| change.apply(request, &entry.conditions.path));
+        let path = self.path.as_ref().and_then(|change| change.apply(request, &entry.conditions.path));
         if let Some(path) = path {
             edits.push(Edit::Set(Cow::Borrowed(ORIGINAL_PATH), Cow::Borrowed(request.target())));
             edits.push(Edit::Set(Cow::Borrowed(PATH), Cow::Owned(path)));
         }
-        Ok(edits)
+        Ok(())
     }
 
     fn response_edits<'e>(
         &'e self,
         request: &Request<'e>,
         edits: &[Edit<'e>],
-        drawn: Option<(usize, &'e Arm)>,
+        arm: Option<&'e ArmEdits>,
     ) -> Result<Vec<Edit<'e>>, Unavailable> {
         let mut response = Vec::new();
-        let arm = drawn.map(|(_, arm)| &arm.response);
-        for pass in arm.into_iter().chain([&self.work.response]) {
+        for pass in arm.map(|arm| &arm.response).into_iter().chain([&self.response]) {
             let seen = Edited { request, edits };
             response.extend(pass.apply(&seen, |_| true)?);
         }
         Ok(response)
     }
-}
 
-/// What an HTTP client is told of a gRPC status, by Envoy's table.
-fn http_status(grpc: u8) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
+    /// Whether a rule with this only sends its requests on.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.own.is_none()
+            && self.fault.is_none()
+            && self.cors.is_none()
+            && self.path.is_none()
+            && self.authority.is_none()
+            && self.request.is_empty()
+            && self.response.is_empty()
+            && self.mirrors.is_empty()
     }
 }

@@ -163,9 +163,13 @@ impl Plan<'_> {
         let mut config = route_config("upstream");
         if self.filter == "routing" {
             let header = sailcloth_routing::CLUSTER_HEADER;
+            let copies = yaml::at(self.configuration, &["settings", "mirrors"]);
+            let copies = if let Some(Node::Integer(copies)) = copies { *copies } else { 0 };
+            let policies =
+                (1..=copies).map(|number| json!({"cluster_header": format!("x-sailcloth-mirror-{number}")}));
             config["virtual_hosts"][0]["routes"][0] = json!({
                 "match": {"prefix": ""},
-                "route": {"cluster_header": header},
+                "route": {"cluster_header": header, "request_mirror_policies": policies.collect::<Vec<_>>()},
                 "request_headers_to_remove": [header],
             });
         }

@@ -34,8 +34,8 @@ impl Engine for Routing {
         let outcome = self.engine.decide(&asked, self.random);
         let mut upstream = request(exchange.headers);
         outcome.request.iter().for_each(|edit| apply(edit, &mut upstream));
-        // Shipped routes remove these.
-        upstream.retain(|(name, _)| !name.starts_with("x-sailcloth-"));
+        // Shipped routes remove it.
+        remove(&mut upstream, sailcloth_routing::CLUSTER_HEADER);
         let (arm, cluster) = (outcome.arm(), outcome.cluster().map(str::to_owned));
         let reply = outcome.decision.refuses().then(|| outcome.decision.reply());
         let mut seen = Observed {

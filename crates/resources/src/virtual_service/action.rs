@@ -21,7 +21,7 @@ pub enum Action {
     /// Sends the request to one of these; never empty.
     Route(Vec<Destination>),
     /// Sends the client elsewhere.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     /// Answers.
     Direct(DirectResponse),
     /// Goes on in another document.
@@ -40,7 +40,7 @@ pub struct Destination {
     /// Its share of the sum of all weights; means nothing for a single destination.
     pub weight: u32,
     /// Edits for this destination.
-    pub headers: Headers,
+    pub headers: Option<Box<Headers>>,
     /// Where it is written.
     pub path: Path,
 }
@@ -183,7 +183,7 @@ pub(super) fn read_destinations(value: &Value<'_>) -> Option<Vec<Destination>> {
 
 fn read_weighted(value: &Value<'_>) -> Option<Destination> {
     let fields = value.fields()?;
-    let headers = fields.get("headers").and_then(|value| read_headers(&value)).unwrap_or_default();
+    let headers = fields.get("headers").and_then(|value| read_headers(&value)).map(Box::new);
     let weight = fields.get("weight").and_then(|weight| weight.integer(0, i64::from(i32::MAX)));
     let weight = weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or_default();
     let destination = read_destination(&fields.required("destination")?)?;
@@ -195,14 +195,7 @@ fn read_destination(value: &Value<'_>) -> Option<Destination> {
     let host = fields.required("host").and_then(|host| read_destination_host(&host));
     let subset = fields.get("subset").and_then(|subset| read_subset(&subset));
     let port = fields.get("port").and_then(|port| read_port(&port));
-    Some(Destination {
-        host: host?,
-        subset,
-        port,
-        weight: 0,
-        headers: Headers::default(),
-        path: value.path().clone(),
-    })
+    Some(Destination { host: host?, subset, port, weight: 0, headers: None, path: value.path().clone() })
 }
 
 fn read_destination_host(value: &Value<'_>) -> Option<String> {

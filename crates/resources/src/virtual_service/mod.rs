@@ -49,7 +49,7 @@ pub struct VirtualService {
     pub shadow: bool,
 }
 
-/// One rule.
+/// One rule. What few rules have is boxed: a document may have ten thousand.
 #[derive(Debug, Clone)]
 pub struct HttpRoute {
     /// Its name.
@@ -59,19 +59,19 @@ pub struct HttpRoute {
     /// What it does.
     pub action: Action,
     /// What is changed in the request line.
-    pub rewrite: Option<Rewrite>,
+    pub rewrite: Option<Box<Rewrite>>,
     /// Edits of headers.
-    pub headers: Option<Headers>,
+    pub headers: Option<Box<Headers>>,
     /// For the whole request with its retries; `None` or 0 is no timeout.
     pub timeout: Option<Duration>,
     /// `None` means Istio's default.
-    pub retries: Option<Retries>,
+    pub retries: Option<Box<Retries>>,
     /// Faults that are injected.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
     /// Copies of the request.
     pub mirrors: Vec<Mirror>,
     /// Which pages may read answers.
-    pub cors: Option<CorsPolicy>,
+    pub cors: Option<Box<CorsPolicy>>,
     /// Where it is written.
     pub path: Path,
 }
@@ -237,7 +237,8 @@ fn read_route(value: &Value<'_>, is_delegate: bool) -> Option<HttpRoute> {
             }
         }
     }
-    if let Some(Action::Redirect(Redirect { path: RedirectPath::Prefix(_), .. })) = &action
+    if let Some(Action::Redirect(redirect)) = &action
+        && matches!(redirect.path, RedirectPath::Prefix(_))
         && matches.iter().any(|one| matches!(&one.uri, Some(StringMatch::Exact(_) | StringMatch::Regex(_))))
     {
         value.error("`prefixRewrite` needs matches by `uri.prefix`, or without `uri`");
@@ -245,13 +246,13 @@ fn read_route(value: &Value<'_>, is_delegate: bool) -> Option<HttpRoute> {
     let route = HttpRoute {
         name: name.map(str::to_owned),
         matches,
-        rewrite: rewrite.and_then(|value| action::read_rewrite(&value)),
-        headers: fields.get("headers").and_then(|value| headers::read_headers(&value)),
+        rewrite: rewrite.and_then(|value| action::read_rewrite(&value)).map(Box::new),
+        headers: fields.get("headers").and_then(|value| headers::read_headers(&value)).map(Box::new),
         timeout: fields.get("timeout").and_then(|value| retries::read_timeout(&value, true)),
-        retries: fields.get("retries").and_then(|value| retries::read_retries(&value)),
-        fault: fault.and_then(|value| fault::read_fault(&value)),
+        retries: fields.get("retries").and_then(|value| retries::read_retries(&value)).map(Box::new),
+        fault: fault.and_then(|value| fault::read_fault(&value)).map(Box::new),
         mirrors: action::read_mirrors(&fields),
-        cors: fields.get("corsPolicy").and_then(|value| cors::read_cors(&value)),
+        cors: fields.get("corsPolicy").and_then(|value| cors::read_cors(&value)).map(Box::new),
         path: value.path().clone(),
         action: action?,
     };
@@ -273,7 +274,7 @@ fn read_action(fields: &Fields<'_>, is_delegate: bool) -> Option<Action> {
     let (kind, value) = fields.one_of(&kinds)?;
     match kind {
         "route" => action::read_destinations(&value).map(Action::Route),
-        "redirect" => action::read_redirect(&value).map(Action::Redirect),
+        "redirect" => action::read_redirect(&value).map(Box::new).map(Action::Redirect),
         "directResponse" => action::read_direct(&value).map(Action::Direct),
         _ => action::read_delegate(&value).map(Action::Delegate),
     }
