@@ -96,7 +96,8 @@ fn responses_say_where_the_client_stands_and_settle_what_they_cost() {
         let request = Request::get("/api/x").header("x-api-key", key.to_string()).header("x-login", "joe");
         assert_eq!(running.send(&request).status, 200, "{key}");
     }
-    let limited = (0..6).map(|_| send("a")).last().unwrap();
+    let answers: Vec<_> = (0..6).map(|_| send("a")).collect();
+    let limited = answers.last().unwrap();
     assert_eq!(limited.status, 429);
     assert_eq!(limited.header("retry-after").as_deref(), Some("720"));
     assert_eq!(limited.header("ratelimit").as_deref(), Some(r#""keys";r=0;t=3600"#));
