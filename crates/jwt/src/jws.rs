@@ -41,7 +41,8 @@ impl<'t> Jws<'t> {
             return Err(Refusal::NotCompact);
         }
         let key_id = match header.claim(&["kid"]) {
-            None => None,
+            // An empty one names no key, as in Envoy.
+            None | Some(Claim::Text([])) => None,
             Some(Claim::Text(kid)) => Some(kid.to_vec()),
             Some(_) => return Err(Refusal::KidNotString),
         };
@@ -99,6 +100,11 @@ mod tests {
         assert_eq!(jws.raw_payload, b"e30");
         assert_eq!(jws.signature, [0, 0, 0]);
         assert!(jws.signed.ends_with(b".e30") && token.starts_with(jws.signed));
+    }
+
+    #[test]
+    fn an_empty_kid_is_none() {
+        assert_eq!(Jws::parse(&token(r#"{"alg":"ES256","kid":""}"#)).unwrap().key_id, None);
     }
 
     #[test]

@@ -217,7 +217,8 @@ fn read_key(place: &Value<'_>, origin: Origin, environment: &Environment) -> Res
         }
         Family::Secret => Material::Secret(secret_key(place, algorithm, environment)?),
     };
-    Ok(Key { id: text(jwk, "kid")?.map(str::to_owned), algorithm, material })
+    let id = text(jwk, "kid")?.filter(|id| !id.is_empty()).map(str::to_owned);
+    Ok(Key { id, algorithm, material })
 }
 
 /// RFC 7517 4.2 and 4.3: a key for encryption verifies no signature.

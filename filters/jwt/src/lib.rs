@@ -68,7 +68,8 @@ impl Verifier for Host {
 
 /// What becomes of a request.
 enum Next {
-    Act(Action),
+    /// The second says what its wait came to, if it has waited.
+    Act(Action, &'static str),
     /// It stops until the keys of this source have been fetched.
     Wait(usize),
 }
@@ -101,7 +102,7 @@ impl Plugin for JwtFilter {
 
     fn request_headers(&mut self, waits: &mut Option<usize>, http: Http) -> Action {
         let source = match self.decide(None, http) {
-            Next::Act(action) => return action,
+            Next::Act(action, _) => return action,
             Next::Wait(source) => source,
         };
         *waits = Some(source);
@@ -162,18 +163,18 @@ impl JwtFilter {
         let headers = match http.request_headers() {
             Ok(headers) => headers,
             Err(status) => {
-                return Next::Act(http.fail_closed("the request headers could not be read", status));
+                return refused(http.fail_closed("the request headers could not be read", status));
             }
         };
         let now = match clock::system_time() {
             Ok(now) => now,
-            Err(status) => return Next::Act(http.fail_closed("the time could not be read", status)),
+            Err(status) => return refused(http.fail_closed("the time could not be read", status)),
         };
         let cache = match &mut self.cache {
             Some(cache) => cache,
             none => match random::secret() {
                 Ok(key) => none.insert(self.engine.cache(key)),
-                Err(status) => return Next::Act(http.fail_closed("there is no randomness", status)),
+                Err(status) => return refused(http.fail_closed("there is no randomness", status)),
             },
         };
         let request = Request { headers: &headers, facts: Facts::new(&http, self.engine.sources()) };
@@ -181,22 +182,23 @@ impl JwtFilter {
         loop {
             let outcome = self.engine.decide(&request, now, &self.keys, &Host, cache);
             let Some(source) = outcome.wants.first().map(Want::source) else {
-                return Next::Act(act(&outcome, &mut self.decisions, http));
+                return act(&outcome, &mut self.decisions, http);
             };
             let Ok(moment) = clock::monotonic_nanoseconds() else {
-                return Next::Act(act(&outcome, &mut self.decisions, http));
+                return act(&outcome, &mut self.decisions, http);
             };
             let since = since.unwrap_or(moment);
-            match self.keys.wait(http.stream(), since, &outcome.wants, moment, &mut self.fetches) {
+            let (id, report_only) = (http.stream(), !outcome.decision.refuses());
+            match self.keys.wait(id, since, &outcome.wants, report_only, moment, &mut self.fetches) {
                 // Once: two sets in one moment are for the next request.
                 Wait::Again if again => again = false,
                 Wait::Until => return Next::Wait(source),
                 decided => {
-                    let action = act(&outcome, &mut self.decisions, http);
+                    let next = act(&outcome, &mut self.decisions, http);
                     if decided == Wait::Full {
                         self.count_wait(source, "full");
                     }
-                    return Next::Act(action);
+                    return next;
                 }
             }
         }
@@ -206,8 +208,7 @@ impl JwtFilter {
     fn wake(&mut self, now: u64, streams: &mut Streams<'_, Self>) {
         for (id, since) in self.keys.ready(now) {
             let Some((waits, http)) = streams.get(id) else { continue };
-            let Next::Act(action) = self.decide(Some(since), http) else { continue };
-            let outcome = if action == Action::Continue { "found" } else { "refused" };
+            let Next::Act(action, outcome) = self.decide(Some(since), http) else { continue };
             if let Some(source) = waits.take() {
                 self.count_wait(source, outcome);
             }
@@ -234,18 +235,23 @@ impl JwtFilter {
     }
 }
 
-fn act(outcome: &Outcome<'_>, decisions: &mut DecisionCounters, http: Http) -> Action {
+fn act(outcome: &Outcome<'_>, decisions: &mut DecisionCounters, http: Http) -> Next {
     decisions.count(&outcome.decision);
     if let Err(status) = edit(outcome, http) {
-        return http.fail_closed("the request headers could not be changed", status);
+        return refused(http.fail_closed("the request headers could not be changed", status));
     }
     if outcome.decision.refuses() {
-        return http.reply(&outcome.reply());
+        return refused(http.reply(&outcome.reply()));
     }
     match hand_on(outcome, http) {
-        Ok(()) => Action::Continue,
-        Err(status) => http.fail_closed("the identity could not be handed on", status),
+        // In shadow a token that is refused passes, too.
+        Ok(()) => Next::Act(Action::Continue, if outcome.token().is_some() { "found" } else { "refused" }),
+        Err(status) => refused(http.fail_closed("the identity could not be handed on", status)),
     }
+}
+
+fn refused(action: Action) -> Next {
+    Next::Act(action, "refused")
 }
 
 fn edit(outcome: &Outcome<'_>, http: Http) -> Result<(), Status> {

@@ -91,7 +91,7 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
     source: usize,
-    /// Hash of the `kid`; all tokens without one are one key.
+    /// Hash of the `kid`, or of a token without one: what nobody can tell apart must not answer for each other.
     key: u64,
     /// The keys that were looked at.
     version: u32,
@@ -104,7 +104,7 @@ pub enum Wait {
     Again,
     /// It is decided as it stands.
     No,
-    /// It is decided as it stands: too many wait already.
+    /// It is decided as it stands: too many wait for these sets already.
     Full,
     /// Stop until [`KeyStore::ready`] names it.
     Until,
@@ -121,6 +121,7 @@ struct Waiter<W> {
     id: W,
     since: u64,
     wants: Vec<Want>,
+    report_only: bool,
 }
 
 impl Want {
@@ -180,8 +181,7 @@ impl<W: Copy + PartialEq> KeyStore<W> {
     }
 
     fn poll_source(&mut self, number: usize, wanted: Option<u64>, now: u64, host: &mut impl Surroundings) {
-        let waiters = self.waiting.iter().filter(|one| one.wants.iter().any(|want| want.source == number));
-        let wanted = waiters.map(|one| one.since).chain(wanted).max();
+        let wanted = self.waiting_for(number).map(|one| one.since).chain(wanted).max();
         if let Some(source) = self.sources.get_mut(number) {
             source.poll(number, wanted, now, &self.settings, host);
         }
@@ -194,12 +194,14 @@ impl<W: Copy + PartialEq> KeyStore<W> {
         }
     }
 
-    /// A request that came at `since` misses keys. `waited`: it has waited for them already.
+    /// A request that came at `since` misses keys. `report_only`: it will pass whatever they say, and is not to suffer
+    /// from an issuer whose fetches fail.
     pub fn wait(
         &mut self,
         id: W,
         since: u64,
         wants: &[Want],
+        report_only: bool,
         now: u64,
         host: &mut impl Surroundings,
     ) -> Wait {
@@ -220,10 +222,13 @@ impl<W: Copy + PartialEq> KeyStore<W> {
             }
             return Wait::No;
         }
-        if self.waiting.len() >= self.settings.max_waiting {
+        if report_only && self.any_failing(wants) {
+            return Wait::No;
+        }
+        if wants.iter().all(|want| self.waiting_for(want.source).count() >= self.settings.max_waiting) {
             return Wait::Full;
         }
-        self.waiting.push(Waiter { id, since, wants: wants.to_vec() });
+        self.waiting.push(Waiter { id, since, wants: wants.to_vec(), report_only });
         Wait::Until
     }
 
@@ -232,6 +237,7 @@ impl<W: Copy + PartialEq> KeyStore<W> {
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|one: &Waiter<W>| {
             one.wants.iter().any(|want| self.version(want.source) != want.version)
                 || one.wants.iter().all(|want| self.is_settled(want, one.since, now))
+                || one.report_only && self.any_failing(&one.wants)
         });
         self.waiting = waiting;
         let ready: Vec<Waiter<W>> = ready;
@@ -241,6 +247,14 @@ impl<W: Copy + PartialEq> KeyStore<W> {
     /// A request is gone.
     pub fn forget(&mut self, id: W) {
         self.waiting.retain(|one| one.id != id);
+    }
+
+    fn waiting_for(&self, source: usize) -> impl Iterator<Item = &Waiter<W>> {
+        self.waiting.iter().filter(move |one| one.wants.iter().any(|want| want.source == source))
+    }
+
+    fn any_failing(&self, wants: &[Want]) -> bool {
+        wants.iter().filter_map(|want| self.sources.get(want.source)).any(|source| source.note.failures > 0)
     }
 
     fn is_settled(&self, want: &Want, since: u64, now: u64) -> bool {
@@ -275,7 +289,10 @@ impl<W> KeyStore<W> {
         };
         if missing {
             let mut hasher = DefaultHasher::new();
-            jws.key_id.hash(&mut hasher);
+            match &jws.key_id {
+                Some(id) => id.hash(&mut hasher),
+                None => (jws.signed, &jws.signature).hash(&mut hasher),
+            }
             wants.push(Want { source, key: hasher.finish(), version: self.version(source) });
         }
         result

@@ -1,6 +1,10 @@
 //! What all workers know of a key set: a note beside its lease, and the record that holds it. Both lie in a memory that
 //! others may write, so each begins with a version, and what cannot be read is as good as absent.
 
+use std::time::Duration;
+
+use super::after;
+
 /// How the fetches of a set have gone. Times are monotonic, in nanoseconds, the same for the whole process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Note {
@@ -17,6 +21,11 @@ pub struct Note {
 }
 
 const VERSION: u8 = 1;
+
+/// Workers read the clock at different moments; no time that has passed lies further ahead than this.
+const AHEAD: Duration = Duration::from_secs(60);
+/// The longest that a set stays before it is to be fetched anew (`refreshInterval`).
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 impl Note {
     /// Its bytes.
@@ -42,6 +51,13 @@ impl Note {
             ended: u64::from_le_bytes(ended),
             failures: u32::try_from(u64::from_le_bytes(failures)).unwrap_or(u32::MAX),
         }
+    }
+
+    /// The note, or an empty one where it tells of a future that none of ours tells of: with it no set would ever be
+    /// fetched or taken over again.
+    pub(super) fn plausible(self, now: u64) -> Self {
+        let past = [self.fetched, self.started, self.ended].into_iter().all(|time| time <= after(now, AHEAD));
+        if past && self.refresh <= after(now, AHEAD + LONGEST) { self } else { Self::default() }
     }
 }
 

@@ -22,7 +22,7 @@ pub struct FetchSettings {
     pub max_age: Duration,
     /// `maxBytes`: the largest key set, in bytes.
     pub max_bytes: usize,
-    /// `maxWaiting`: the most requests that wait for keys at one time, in each worker.
+    /// `maxWaiting`: the most requests that wait for one set at one time, in each worker.
     pub max_waiting: usize,
 }
 

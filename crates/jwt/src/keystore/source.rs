@@ -10,9 +10,11 @@ use super::settings::FetchSettings;
 use super::{Event, Surroundings, Want, after, nanoseconds};
 use crate::{Environment, KeySet, Url};
 
-/// The first pause after a failed fetch; it doubles with each further one.
+/// The first pause after a failed fetch; it doubles with each further one, less often while there are no keys and every
+/// token is refused.
 const BACKOFF: Duration = Duration::from_secs(1);
 const MAX_DOUBLINGS: u32 = 6;
+const MAX_DOUBLINGS_WITHOUT_KEYS: u32 = 3;
 /// What a `cache-control: max-age` may not shorten the refresh interval below.
 const LEAST_REFRESH: Duration = Duration::from_secs(60);
 /// How much longer than its calls a fetch may take before another worker takes over: an event loop may be late.
@@ -114,7 +116,7 @@ impl Source {
     ) {
         let Some(lease) = host.lease(&self.name) else { return };
         (self.until, self.busy) = (lease.until, lease.busy);
-        self.note = Note::decode(&lease.note);
+        self.note = Note::decode(&lease.note).plausible(now);
         self.take_shared(host);
         if now.saturating_sub(self.installed) > nanoseconds(settings.max_age) {
             self.drop_keys();
@@ -205,7 +207,9 @@ impl Source {
             }
             Err(_) => {
                 self.note.failures = self.note.failures.saturating_add(1);
-                backoff(self.note.failures, host.random()).max(settings.refetch_interval.min(BACKOFF))
+                let most = if self.keys.is_some() { MAX_DOUBLINGS } else { MAX_DOUBLINGS_WITHOUT_KEYS };
+                let doublings = self.note.failures.saturating_sub(1).min(most);
+                backoff(doublings, host.random()).max(settings.refetch_interval.min(BACKOFF))
             }
         };
         (self.until, self.busy) = (after(now, pause), false);
@@ -311,8 +315,8 @@ fn refresh(settings: &FetchSettings, max_age: Option<u64>, random: u64) -> Durat
 }
 
 /// From half to the whole of a time that doubles with each failure.
-fn backoff(failures: u32, random: u64) -> Duration {
-    let whole = BACKOFF * (1 << failures.saturating_sub(1).min(MAX_DOUBLINGS));
+fn backoff(doublings: u32, random: u64) -> Duration {
+    let whole = BACKOFF * (1 << doublings);
     whole - part(whole / 2, random)
 }
 

@@ -178,7 +178,7 @@ impl Process {
 
     fn wait(&mut self, worker: usize, id: u32, since: u64, wants: &[Want]) -> Wait {
         let now = self.world.now;
-        self.workers[worker].wait(id, since, wants, now, &mut Host(&mut self.world, worker))
+        self.workers[worker].wait(id, since, wants, false, now, &mut Host(&mut self.world, worker))
     }
 
     fn ready(&mut self, worker: usize) -> Vec<u32> {
@@ -431,7 +431,8 @@ fn cache_control_shortens_the_interval_within_bounds() {
 
 #[test]
 fn pauses_double_with_each_failure_up_to_a_minute() {
-    let mut process = process(1);
+    let mut process = process(1).settled(&[1]);
+    process.advance(300 * SECOND);
     for failures in 0..12_u32 {
         process.poll(0);
         assert_eq!(process.world.calls.len(), 1, "{failures}");
@@ -446,10 +447,23 @@ fn pauses_double_with_each_failure_up_to_a_minute() {
         process.advance(1);
     }
     assert_eq!(process.note().failures, 12);
-    assert_eq!(process.ask(0, 1, 1), Wait::Until, "the pause is over");
+    assert_eq!(process.ask(0, 1, 2), Wait::Until, "the pause is over");
     process.answer(&status(500));
     assert_eq!(process.ready(0), [1]);
-    assert_eq!(process.ask(0, 2, 1), Wait::No, "the next fetch would come too late for this request");
+    assert_eq!(process.ask(0, 2, 2), Wait::No, "the next fetch would come too late for this request");
+}
+
+#[test]
+fn without_keys_a_fetch_is_tried_every_eight_seconds_at_least() {
+    let mut process = process(1);
+    for failures in 0..12_u32 {
+        process.poll(0);
+        process.answer(&status(500));
+        let wait = process.world.leases.values().next().unwrap().1.until - process.world.now;
+        let whole = SECOND << failures.min(3);
+        assert!((whole / 2..=whole).contains(&wait), "{failures}: {wait}");
+        process.advance(wait);
+    }
 }
 
 #[test]
@@ -529,6 +543,92 @@ fn too_many_waiting_requests_are_decided_at_once() {
     process.workers[0].forget(1);
     assert_eq!(process.workers[0].waiting(), 2);
     assert_eq!(process.ask(0, 4, 1), Wait::Until);
+}
+
+#[test]
+fn the_outage_of_one_issuer_leaves_room_for_another() {
+    let settings = FetchSettings { max_waiting: 3, ..FetchSettings::default() };
+    let other = KeySource { url: Url::parse("https://other.example/jwks").unwrap(), ..source(false) };
+    let mut process = process_with(0, false, settings.clone());
+    process.workers.push(KeyStore::new(&[source(false), other], &settings, ENVIRONMENT));
+    for id in 0..3 {
+        assert_eq!(process.ask(0, id, 1), Wait::Until);
+    }
+    let wants = process.verify(0, &token(1, "{}")).1;
+    let of_other = {
+        let (token, mut wants) = (token(1, "{}"), Vec::new());
+        let _ =
+            process.workers[0].verify(1, &Jws::parse(token.as_bytes()).unwrap(), &Toy::default(), &mut wants);
+        wants[0]
+    };
+    let since = process.world.now;
+    assert_eq!(process.wait(0, 3, since, &wants), Wait::Full);
+    assert_eq!(process.wait(0, 4, since, &[of_other]), Wait::Until);
+    assert_eq!(process.wait(0, 5, since, &[wants[0], of_other]), Wait::Until);
+    assert_eq!(process.wait(0, 6, since, &[of_other]), Wait::Until);
+    assert_eq!(process.wait(0, 7, since, &[wants[0], of_other]), Wait::Full);
+}
+
+#[test]
+fn what_is_only_reported_does_not_wait_for_an_issuer_that_fails() {
+    let mut process = process(1).settled(&[1]);
+    let report = |process: &mut Process, id| {
+        let (now, wants) = (process.world.now, process.verify(0, &token(2, "{}")).1);
+        process.workers[0].wait(id, now, &wants, true, now, &mut Host(&mut process.world, 0))
+    };
+    assert_eq!(report(&mut process, 1), Wait::Until, "a new key is waited for");
+    process.advance(MILLISECOND);
+    assert_eq!(report(&mut process, 2), Wait::Until);
+    assert_eq!(process.ask(0, 3, 2), Wait::Until);
+    process.answer(&status(500));
+    assert_eq!(process.ready(0), [1, 2], "the other one waits for the next fetch");
+    assert_eq!(report(&mut process, 4), Wait::No);
+    process.advance(SECOND);
+    assert_eq!(report(&mut process, 5), Wait::No);
+    process.answer(&ok(&set(&[1])));
+    process.advance(10 * SECOND);
+    assert_eq!(report(&mut process, 6), Wait::Until, "it works again");
+}
+
+#[test]
+fn a_forged_token_without_kid_makes_no_other_one_unknown() {
+    let mut process = process(1).settled(&[1]);
+    let miss = |process: &Process, payload: &str| {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
+        process.verify(0, &format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(payload))).1
+    };
+    let since = process.world.now;
+    let forged = miss(&process, "{}");
+    assert_eq!(process.wait(0, 1, since, &forged), Wait::Until);
+    process.answer(&ok(&set(&[1])));
+    assert_eq!(process.ready(0), [1]);
+    assert_eq!(process.wait(0, 1, since, &forged), Wait::No);
+    process.advance(3 * SECOND);
+    let since = process.world.now;
+    assert_eq!(process.wait(0, 2, since, &forged), Wait::No, "the same token is known");
+    let other = miss(&process, r#"{"sub":"alice"}"#);
+    assert_eq!(process.wait(0, 3, since, &other), Wait::Until, "another may be of a new key");
+}
+
+#[test]
+fn a_note_from_the_future_stops_nothing() {
+    let mut process = process(1).settled(&[1]);
+    let never =
+        Note { fetched: u64::MAX, refresh: u64::MAX, started: u64::MAX, ended: u64::MAX, failures: 0 };
+    for note in [
+        never,
+        Note { refresh: u64::MAX, ..process.note() },
+        Note { started: u64::MAX, ..process.note() },
+        Note { fetched: u64::MAX, ..process.note() },
+    ] {
+        for (_, lease) in process.world.leases.values_mut() {
+            lease.note = note.encode();
+        }
+        process.poll(0);
+        assert_eq!(process.world.calls.len(), 1, "{note:?}");
+        process.answer(&ok(&set(&[1])));
+        process.advance(60 * SECOND);
+    }
 }
 
 #[test]
