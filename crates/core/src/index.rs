@@ -92,7 +92,8 @@ impl<D: Ord + Clone> Builder<D> {
     pub fn build(self) -> Index<D> {
         let members: Vec<Member> =
             (0..).zip(&self.rules).map(|(number, _)| Member { number, used: 0 }).collect();
-        Index::of(&self.rules, &members)
+        let written = members.iter().map(|member| member.texts(&self.rules)).sum::<usize>();
+        Index::of(&self.rules, &members, &mut written.saturating_mul(GROWTH))
     }
 }
 
@@ -110,6 +111,11 @@ impl Member {
         let bits = (0..32).map(|place| 1_u32 << place);
         let used = self.used;
         bits.zip(all.into_iter().flatten()).filter(move |(bit, _)| used & bit == 0)
+    }
+
+    /// How many texts the choices left have.
+    fn texts<D>(&self, rules: &[Vec<Choice<D>>]) -> usize {
+        self.choices(rules).map(|(_, choice)| choice.keys.len()).sum()
     }
 }
 
@@ -143,6 +149,10 @@ enum Bucket<D> {
 /// More rules than this under one text are filed again: about as many as are tried in the time of a look-up.
 const FEW: usize = 8;
 
+/// How many times the texts of all rules may be filed again. Rules that share long lists in several dimensions would
+/// otherwise be filed under every pair, triple… of their texts; past this, what shares a text is tried one by one.
+const GROWTH: usize = 8;
+
 impl<D> Default for Index<D> {
     fn default() -> Self {
         Self { always: Vec::new(), dimensions: Vec::new(), filed: Vec::new() }
@@ -150,8 +160,8 @@ impl<D> Default for Index<D> {
 }
 
 impl<D: Ord + Clone> Index<D> {
-    /// Files `members`, which ascend.
-    fn of(rules: &[Vec<Choice<D>>], members: &[Member]) -> Self {
+    /// Files `members`, which ascend. `left` is how many texts may be filed again below.
+    fn of(rules: &[Vec<Choice<D>>], members: &[Member], left: &mut usize) -> Self {
         let mut company = Self::default();
         for member in members {
             member.choices(rules).for_each(|(_, choice)| company.file(choice, member.number));
@@ -170,8 +180,8 @@ impl<D: Ord + Clone> Index<D> {
         }
         drop(company);
         for Filed { forward, backward } in &mut index.filed {
-            forward.divide(rules, &filed);
-            backward.divide(rules, &filed);
+            forward.divide(rules, &filed, left);
+            backward.divide(rules, &filed, left);
         }
         index
     }
@@ -332,7 +342,7 @@ impl<D> Bucket<D> {
 
 impl<D: Ord + Clone> Bucket<D> {
     /// Files many rules again, where it pays: where most of them can be told apart.
-    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member]) {
+    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member], left: &mut usize) {
         let Self::Many(numbers) = self else { return };
         numbers.shrink_to_fit();
         if numbers.len() <= FEW {
@@ -344,8 +354,10 @@ impl<D: Ord + Clone> Bucket<D> {
         };
         let members: Vec<Member> = numbers.iter().filter_map(member).collect();
         let apart = members.iter().filter(|member| member.choices(rules).next().is_some()).count();
-        if apart * 2 >= members.len() {
-            *self = Self::Divided(Box::new(Index::of(rules, &members)));
+        let texts = members.iter().map(|member| member.texts(rules)).sum::<usize>();
+        if apart * 2 >= members.len() && texts <= *left {
+            *left -= texts;
+            *self = Self::Divided(Box::new(Index::of(rules, &members, left)));
         }
     }
 }
@@ -512,12 +524,12 @@ impl<D> Tree<D> {
 }
 
 impl<D: Ord + Clone> Tree<D> {
-    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member]) {
+    fn divide(&mut self, rules: &[Vec<Choice<D>>], filed: &[Member], left: &mut usize) {
         self.label.shrink_to_fit();
         self.children.shrink_to_fit();
-        self.exact.divide(rules, filed);
-        self.prefix.divide(rules, filed);
-        self.children.iter_mut().for_each(|child| child.divide(rules, filed));
+        self.exact.divide(rules, filed, left);
+        self.prefix.divide(rules, filed, left);
+        self.children.iter_mut().for_each(|child| child.divide(rules, filed, left));
     }
 }
 
@@ -635,6 +647,36 @@ mod tests {
             [709]
         );
         assert!(find(&index, &[(0, b"path-7"), (1, b"tenant-900")]).is_empty());
+    }
+
+    #[test]
+    fn rules_that_share_long_lists_are_not_filed_under_every_combination() {
+        // A hundred times a hundred times a hundred texts, were there no limit.
+        let list = |what: &str| -> Vec<Key> {
+            (0..100).map(|at| Key::Exact(format!("{what}-{at}").into_bytes())).collect()
+        };
+        let mut builder = Builder::default();
+        for _ in 0..20 {
+            builder.add((0..3).map(|dimension| Choice { dimension, keys: list("x") }));
+        }
+        let index = builder.build();
+        assert!(entries(&index) <= 20 * 300 * (GROWTH + 1), "{}", entries(&index));
+        assert_eq!(find(&index, &[(0, b"x-7"), (1, b"x-8"), (2, b"x-99")]).len(), 20);
+        assert!(find(&index, &[(0, b"x-100"), (1, b"x-8"), (2, b"x-9")]).is_empty());
+    }
+
+    /// How often rules are filed.
+    fn entries(index: &Index<u8>) -> usize {
+        fn of_tree(tree: &Tree<u8>) -> usize {
+            let of_bucket = |bucket: &Bucket<u8>| match bucket {
+                Bucket::Divided(index) => entries(index),
+                other => other.len(),
+            };
+            let here: usize = [&tree.exact, &tree.prefix].into_iter().map(of_bucket).sum();
+            here + tree.children.iter().map(of_tree).sum::<usize>()
+        }
+        let trees = index.filed.iter().flat_map(|filed| [&filed.forward, &filed.backward]);
+        index.always.len() + trees.map(of_tree).sum::<usize>()
     }
 
     #[test]
