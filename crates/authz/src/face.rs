@@ -22,18 +22,20 @@ pub(crate) struct Facts<'f> {
 pub(crate) fn check(deny: &DenyReply, path: &str, problems: &Problems) {
     let body = deny.body.as_deref().unwrap_or_default();
     for part in body.split("${").skip(1) {
-        let name = part.split_once('}').map_or(part, |(name, _)| name);
+        let report = |message| {
+            problems.report(Problem { severity: Severity::Error, path: path.to_owned(), message });
+        };
+        let Some((name, _)) = part.split_once('}') else {
+            report(format!("the body of `deny` names `{part}`, which has no `}}` behind it"));
+            continue;
+        };
         if !NAMES.contains(&name.trim()) {
             let names: Vec<String> = NAMES.iter().map(|name| ["`${", name, "}`"].concat()).collect();
-            problems.report(Problem {
-                severity: Severity::Error,
-                path: path.to_owned(),
-                message: format!(
-                    "the body of `deny` names `{}`, which it cannot; expected {}",
-                    name.trim(),
-                    names.join(", ")
-                ),
-            });
+            report(format!(
+                "the body of `deny` names `{}`, which it cannot; expected {}",
+                name.trim(),
+                names.join(", ")
+            ));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `to[].operation`, shared by AuthorizationPolicy and RateLimit (`istio-api.md` 2.7).
 
-use sailcloth_core::config::{Fields, Value};
+use sailcloth_core::config::{Fields, Node, Value};
 use sailcloth_core::operation::OperationMatcher;
 use sailcloth_core::path_template::PathTemplate;
 
@@ -50,8 +50,9 @@ impl Operation {
         // An operation without a field would match every request; Istio refuses it too. Where a list was written, what
         // is wrong with it has been reported already.
         let names = ["methods", "notMethods", "paths", "notPaths", "hosts", "notHosts", "ports", "notPorts"];
-        let written =
-            |name| fields.get(name).is_some_and(|list| list.items().is_none_or(|items| !items.is_empty()));
+        let written = |name| {
+            fields.get(name).is_some_and(|list| !matches!(list.node(), Node::List(items) if items.is_empty()))
+        };
         if !names.into_iter().any(written) {
             value.error("an operation needs at least one of `methods`, `paths`, `hosts`, `ports` or their `not…` forms");
             return None;
@@ -109,7 +110,7 @@ fn read_list<T>(fields: &Fields<'_>, name: &'static str, read: impl Fn(&Value<'_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sailcloth_core::config::{Node, Problems};
+    use sailcloth_core::config::Problems;
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -1,5 +1,7 @@
 //! What our own kind can ask of a value beside Istio's strings (`filters/authz/README.md`).
 
+use std::cmp::Ordering;
+
 use sailcloth_core::config::{Fields, Node, Value};
 use sailcloth_core::regex::Regex;
 
@@ -40,7 +42,7 @@ pub struct Bounds<T> {
 }
 
 /// A decimal number, compared as what it is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Decimal(pub f64);
 
 // A configuration never holds one that is not a number, so equality is what it should be.
@@ -53,6 +55,16 @@ pub enum Moment {
     At(i64),
     /// Seconds after the present; before it where negative.
     Now(i64),
+}
+
+/// Only two of a form can be told apart without a clock.
+impl PartialOrd for Moment {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::At(one), Self::At(other)) | (Self::Now(one), Self::Now(other)) => one.partial_cmp(other),
+            _ => None,
+        }
+    }
 }
 
 impl Typed {
@@ -110,7 +122,7 @@ fn read_regexes(value: &Value<'_>) -> Option<Vec<Regex>> {
     })
 }
 
-fn read_bounds<T>(
+fn read_bounds<T: PartialOrd>(
     value: &Value<'_>,
     [min, max]: [&'static str; 2],
     read: impl Fn(&Value<'_>) -> Option<T>,
@@ -122,6 +134,11 @@ fn read_bounds<T>(
     };
     if fields.get(min).is_none() && fields.get(max).is_none() {
         value.error(format!("needs at least one of `{min}` and `{max}`"));
+    }
+    if let (Some(low), Some(high)) = (&bounds.min, &bounds.max)
+        && low > high
+    {
+        value.error(format!("`{min}` is above `{max}`, so nothing lies in between"));
     }
     Some(bounds)
 }
