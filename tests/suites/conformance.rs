@@ -21,5 +21,7 @@ mod fields;
 mod matching;
 #[path = "conformance/selection.rs"]
 mod selection;
+#[path = "conformance/templates.rs"]
+mod templates;
 #[path = "conformance/validation.rs"]
 mod validation;
