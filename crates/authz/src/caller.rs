@@ -22,6 +22,8 @@ pub(crate) enum Unknown {
     DestinationPort,
     ServerName,
     RequestIdentity,
+    /// Which of the values of a repeated header or query parameter counts.
+    WhichValue,
 }
 
 /// Whether something holds, or why that cannot be known.
@@ -213,12 +215,12 @@ impl<'r> Caller<'r> {
             }
             Subject::Key(Key::Claim(path)) => {
                 match self.claim(path)? {
-                    Some(Claim::Bool(flag)) => see(flag.to_string()),
-                    Some(Claim::Integer(number)) => see(number.to_string()),
-                    Some(Claim::Double(number)) => see(number.to_string()),
-                    _ => {}
+                    Some(Claim::List(items)) => items.for_each(|item| see(shown_claim(item))),
+                    Some(Claim::Text(_)) => self.texts(subject, &mut |value| see(text(value)))?,
+                    Some(claim) => see(shown_claim(claim)),
+                    None => {}
                 }
-                self.texts(subject, &mut |value| see(text(value)))
+                Ok(())
             }
             _ => self.texts(subject, &mut |value| see(text(value))),
         }
@@ -262,6 +264,19 @@ fn see_strings(claim: Option<Claim<'_>>, see: &mut dyn FnMut(&[u8])) {
             }
         }),
         _ => {}
+    }
+}
+
+/// A claim as a person reads it. What is no text says so: that it looks like one is why nobody sees that it does not match.
+fn shown_claim(claim: Claim<'_>) -> String {
+    match claim {
+        Claim::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        Claim::Bool(flag) => format!("{flag} (a truth value)"),
+        Claim::Integer(number) => format!("{number} (a number)"),
+        Claim::Double(number) => format!("{number} (a number)"),
+        Claim::Null => "null".to_owned(),
+        Claim::List(_) => "a list".to_owned(),
+        Claim::Object(_) => "an object".to_owned(),
     }
 }
 

@@ -363,10 +363,14 @@ fn comparable(
     caller: &Caller<'_>,
     see: &mut dyn FnMut(&[u8]),
 ) -> Result<(), crate::caller::Unknown> {
-    if let Subject::Key(Key::Header(name)) = subject {
-        // Of a repeated header the upstream may read either value, so neither alone is it.
-        caller.request.headers.joined(name).as_deref().into_iter().for_each(see);
-        return Ok(());
+    if let Subject::Key(Key::Header(_) | Key::Query(_)) = subject {
+        // Of a header or parameter that a client repeats the upstream may read either value: which is meant is not known.
+        let (mut only, mut differ): (Option<Vec<u8>>, bool) = (None, false);
+        caller.texts(subject, &mut |value| {
+            differ |= only.get_or_insert_with(|| value.to_vec()) != value;
+        })?;
+        only.iter().for_each(|value| see(value));
+        return if differ { Err(crate::caller::Unknown::WhichValue) } else { Ok(()) };
     }
     if let Subject::Key(Key::Claim(path)) = subject {
         match caller.claim(path)? {

@@ -36,6 +36,7 @@ pub(crate) const fn unavailable(unknown: Unknown) -> Reason {
         Unknown::DestinationAddress => "destination_address_unavailable",
         Unknown::DestinationPort => "destination_port_unavailable",
         Unknown::ServerName => "server_name_unavailable",
+        Unknown::WhichValue => "value_ambiguous",
         Unknown::RequestIdentity => "request_identity_unavailable",
     })
 }
