@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use sailcloth_core::config::{Node, Problem, Problems, Severity};
 use sailcloth_core::decision::{Decision, Filter, LocalReply, Mode, Reason, RuleRef, Verdict};
 use sailcloth_core::facts::Sources;
+use sailcloth_core::headers::HeaderBlock;
 use sailcloth_core::request::Request;
 use sailcloth_resources::authorization_policy::{Action, AuthorizationPolicy, Rule};
 use sailcloth_resources::deny_reply::DenyReply;
@@ -42,6 +43,8 @@ pub struct Engine {
     pub(crate) enforced: Acting,
     pub(crate) shadow: Option<Acting>,
     providers: Vec<Provider>,
+    /// Those of them that some policy may want asked.
+    asked: Vec<usize>,
     decision_header: Option<String>,
     sources: Sources,
 }
@@ -116,12 +119,18 @@ impl Engine {
         }
         let Compiler { policies, custom, audit, enforced, shadow, .. } = compiler;
         let Settings { providers, decision_header, .. } = config.settings;
+        let asks = |policy: &Policy, number: usize| {
+            matches!(policy.action, Action::Custom { .. }) && policy.provider == number
+        };
+        let asked = |number: &usize| policies.iter().any(|policy| asks(policy, *number));
+        let asked = (0..providers.len()).filter(asked).collect();
         Self {
             policies,
             custom: Rules::new(custom),
             audit: Rules::new(audit),
             enforced: enforced.finish(),
             shadow: shadow.map(Collected::finish),
+            asked,
             providers,
             decision_header,
             sources: config.common.sources,
@@ -144,6 +153,14 @@ impl Engine {
     #[must_use]
     pub fn asks_providers(&self) -> bool {
         !self.custom.is_empty()
+    }
+
+    /// The names of request headers that only a provider may write, where a client sent some: they must be removed before
+    /// anything is decided by the request, asked about or not.
+    #[must_use]
+    pub fn forged<'r>(&self, request: &'r HeaderBlock) -> Vec<&'r [u8]> {
+        let providers = self.asked.iter().filter_map(|number| self.providers.get(*number));
+        providers.flat_map(|provider| provider.forged(request)).collect()
     }
 
     /// The first provider, from number `from` on, that a CUSTOM rule wants asked about the request. All providers whose
@@ -313,6 +330,10 @@ impl Engine {
         if let Some(status) = deny.status {
             reply.status = status;
             reply.grpc_status = reasons::grpc_status(status);
+            // Who hides behind 404 does not want Istio's words below it.
+            if status != decision.reason.status {
+                reply.body = Cow::Borrowed("");
+            }
         }
         let facts = face::Facts {
             policy: decision.by.map_or("none", |by| by.policy),

@@ -29,6 +29,9 @@ const NEVER: [&[u8]; 8] = [
     b"upgrade",
 ];
 
+/// How request headers begin that Envoy itself writes or checks.
+const ENVOYS: [&[u8]; 3] = [b"x-envoy-", b"x-forwarded-", b"x-request-id"];
+
 /// Response headers that a refused client gets beside those that are named.
 const WITH_REFUSALS: [&[u8]; 3] = [b"www-authenticate", b"location", b"content-type"];
 
@@ -135,6 +138,19 @@ impl Provider {
         pairs
     }
 
+    /// Whether a request header is this provider's to write: one of `headersToUpstreamOnAllow` that it is not shown. What a
+    /// client sends under such a name would pass for the provider's word wherever the provider does not overwrite it.
+    fn owns(&self, name: &[u8]) -> bool {
+        let of_envoy = ENVOYS.iter().any(|of_envoy| name.starts_with(of_envoy));
+        let shown = ALWAYS.contains(&name) || self.sent.contains(name);
+        !shown && !of_envoy && of_provider(name) && self.upstream.contains(name)
+    }
+
+    /// The names in a request that only this provider may write.
+    pub(crate) fn forged<'r>(&self, request: &'r HeaderBlock) -> impl Iterator<Item = &'r [u8]> {
+        request.iter().map(|(name, _)| name).filter(|name| self.owns(name))
+    }
+
     /// What an answer means. A timeout and a provider that cannot be reached are 5xx in the host's words, and errors
     /// here as in Envoy's own filter.
     #[must_use]
@@ -166,8 +182,12 @@ impl Provider {
     }
 }
 
+/// Whether a header may be a provider's at all.
+fn of_provider(name: &[u8]) -> bool {
+    !name.starts_with(b":") && !NEVER.contains(&name) && name != REMOVE
+}
+
 fn picked(headers: &HeaderBlock, wanted: impl Fn(&[u8]) -> bool) -> Pairs {
-    let of_provider = |name: &[u8]| !name.starts_with(b":") && !NEVER.contains(&name) && name != REMOVE;
     headers
         .iter()
         .filter(|(name, _)| of_provider(name) && wanted(name))
@@ -213,6 +233,13 @@ fn read_http(name: &str, fields: &Fields<'_>) -> Option<Provider> {
     let sent = fields.get("includeRequestHeadersInCheck").map(|list| names(&list));
     let added = fields.get("includeAdditionalHeadersInCheck").map(|map| read_headers(&map));
     let upstream = fields.get("headersToUpstreamOnAllow").map(|list| names(&list));
+    if let Some(list) = fields.get("headersToUpstreamOnAllow")
+        && upstream.as_ref().is_some_and(TextSet::has_any)
+    {
+        list.error(
+            "`*` alone is no pattern of header names, as in Istio; expected a name, `prefix*` or `*suffix`",
+        );
+    }
     let downstream = fields.get("headersToDownstreamOnDeny").map(|list| names(&list));
     let status_on_error = fields.get("statusOnError").map(|status| read_status(&status));
     let (service, port) = (service?, port?);

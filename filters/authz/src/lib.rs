@@ -12,6 +12,8 @@ use sailcloth_host::{Action, Http, Plugin, Status, StreamId, Streams, clock};
 
 /// Filter state that the guard at the end of the chain asks for, and that access logs show.
 const STATE: &str = "sailcloth.authz";
+/// Filter state with the decision of policies in shadow mode, for access logs.
+const SHADOW_STATE: &str = "sailcloth.authz.shadow";
 
 struct AuthzFilter {
     engine: Engine,
@@ -45,6 +47,11 @@ impl Plugin for AuthzFilter {
     }
 
     fn request_headers(&mut self, (): &mut (), http: Http) -> Action {
+        if self.engine.asks_providers()
+            && let Err(status) = self.remove_forged(http)
+        {
+            return http.fail_closed("headers that only a provider may write", status);
+        }
         self.proceed(http, 0)
     }
 
@@ -77,6 +84,13 @@ impl Plugin for AuthzFilter {
 }
 
 impl AuthzFilter {
+    /// What a client wrote under the names of a provider's headers never passes for the provider's word.
+    fn remove_forged(&self, http: Http) -> Result<(), Status> {
+        let headers = http.request_headers()?;
+        let forged = self.engine.forged(&headers);
+        forged.iter().try_for_each(|name| http.remove_request_header(&String::from_utf8_lossy(name)))
+    }
+
     /// Asks the next provider, from number `from` on, or decides.
     fn proceed(&mut self, http: Http, from: usize) -> Action {
         let headers = match http.request_headers() {
@@ -101,6 +115,9 @@ impl AuthzFilter {
         let outcome = self.engine.decide(request, &now);
         self.decisions.count(&outcome.enforced);
         outcome.shadow.iter().chain(&outcome.audits).for_each(|decision| self.decisions.count(decision));
+        if let Some(shadow) = &outcome.shadow {
+            tell(SHADOW_STATE, &shadow.state(), http);
+        }
         if outcome.enforced.refuses() {
             return refuse(&self.engine, &outcome, &request, http);
         }
@@ -163,12 +180,12 @@ fn send(ask: &Ask<'_>, headers: &HeaderBlock) -> Result<Token, Status> {
 
 fn refuse(engine: &Engine, outcome: &Outcome<'_>, request: &Request<'_>, http: Http) -> Action {
     let refusal = engine.refusal(outcome, request);
-    tell(&outcome.state(), http);
+    tell(STATE, &outcome.state(), http);
     http.reply_with(&refusal.reply, &refusal.headers)
 }
 
 fn refuse_externally(engine: &Engine, ruling: &Ruling, decision: &Decision<'_>, http: Http) -> Action {
-    tell(&decision.state(), http);
+    tell(STATE, &decision.state(), http);
     let reply = decision.reply();
     let ours = engine.decision_headers(&reply.details);
     let mut headers: Vec<(&str, &[u8])> =
@@ -182,8 +199,8 @@ fn refuse_externally(engine: &Engine, ruling: &Ruling, decision: &Decision<'_>, 
 }
 
 /// For the access log; a refusal that cannot be written there is a refusal all the same.
-fn tell(state: &str, http: Http) {
-    let _ = http.set_state(STATE, state.as_bytes());
+fn tell(name: &str, state: &str, http: Http) {
+    let _ = http.set_state(name, state.as_bytes());
 }
 
 sailcloth_host::export!(AuthzFilter: request_headers, callout);

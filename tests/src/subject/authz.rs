@@ -25,7 +25,7 @@ impl Engine for Authz {
     fn decide(&mut self, exchange: &Exchange<'_>) -> Observed {
         let now = || exchange.now_ns / 1_000_000_000;
         let facts = Facts::new(exchange.properties, self.0.sources());
-        let mut headers = exchange.headers.clone();
+        let mut headers = without(exchange.headers, &self.0.forged(exchange.headers));
         let mut from = 0;
         loop {
             match self.0.ask(Request { headers: &headers, facts }, &now, from) {
@@ -79,6 +79,10 @@ fn refused(decision: &Decision<'_>, ruling: Ruling) -> Observed {
         seen.body = Some(body);
     }
     seen
+}
+
+fn without(headers: &HeaderBlock, names: &[&[u8]]) -> HeaderBlock {
+    HeaderBlock::from_pairs(headers.iter().filter(|(name, _)| !names.contains(name)))
 }
 
 fn edited(headers: &HeaderBlock, ruling: &Ruling) -> HeaderBlock {
