@@ -4,6 +4,7 @@
 //! resources: [...]          # the three keys of a filter's configuration
 //! workload: {...}
 //! settings: {...}
+//! normalizePath: false                         # `normalize_path` of Envoy's connection manager; on unless written
 //! cases:
 //!   - name: a denied path is 403
 //!     peer: spiffe://cluster.local/ns/a/sa/b   # the identity of the mTLS peer; absent: plaintext
@@ -18,6 +19,8 @@
 //!     request:
 //!       method: GET                            # GET, /, api.example unless written
 //!       path: /x
+//!       filterPath: /y                         # what Envoy makes of that path, where it changes it: checked in Envoy, and
+//!                                              # what native and emulator are given
 //!       authority: api.example
 //!       headers: {x-a: text, x-b: [twice, written], x-c: {hex: "636166e9"}}
 //!       token: {iss: https://a, sub: b}        # an identity that was verified before; `missing: true`: no jwt filter ran
@@ -32,7 +35,8 @@
 //!       upstream: {x-user: alice, authorization: null} # request headers as the upstream gets them
 //!       route: {cluster: outbound|80|v1|api-service}
 //!       arm: canary
-//!       shares: {v1: 0.9, v2: 0.1}             # of the repetitions, by arm, in place of `arm`; no other arm
+//!       shares: {v1: 0.9, v2: 0.1}             # of the repetitions, by arm, in place of `arm`; no other arm. Where there
+//!                                              # is none, by decision: {allow: 0.8, deny: 0.2}
 //!       tolerance: 0.05                        # by how much each of them may differ
 //!       metrics: {"name;.;label=.=value": 1}   # by how much counters and gauges must have changed
 //! ```
@@ -56,6 +60,8 @@ pub struct CaseFile {
     pub configuration: Node,
     /// The cases, in order: they share one engine.
     pub cases: Vec<Case>,
+    /// Whether Envoy normalizes paths before any filter.
+    pub normalize_path: bool,
     /// The problems of a configuration that must be refused.
     pub refused: Option<Vec<String>>,
 }
@@ -97,6 +103,8 @@ pub struct RequestSpec {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// What Envoy makes of it before any filter.
+    pub filter_path: Option<String>,
     /// `:authority`
     pub authority: String,
     /// In the order sent.
@@ -180,6 +188,7 @@ fn read_file(root: &Value<'_>, name: &str) -> Option<CaseFile> {
         .iter()
         .filter_map(|part| fields.get(part).map(|value| ((*part).to_owned(), value.node().clone())))
         .collect();
+    let normalize_path = fields.get("normalizePath").and_then(|value| value.boolean()).unwrap_or(true);
     let refused = fields.get("refused").and_then(|list| list.strings());
     let cases: Vec<Case> =
         fields.get("cases").and_then(|list| list.list(|case| read_case(&case))).unwrap_or_default();
@@ -191,7 +200,13 @@ fn read_file(root: &Value<'_>, name: &str) -> Option<CaseFile> {
             root.error(format!("two cases are named `{}`", case.name));
         }
     }
-    Some(CaseFile { name: name.to_owned(), configuration: Node::Map(configuration), cases, refused })
+    Some(CaseFile {
+        name: name.to_owned(),
+        configuration: Node::Map(configuration),
+        cases,
+        normalize_path,
+        refused,
+    })
 }
 
 fn read_case(value: &Value<'_>) -> Option<Case> {
@@ -224,6 +239,7 @@ fn default_request() -> RequestSpec {
     RequestSpec {
         method: "GET".to_owned(),
         path: "/".to_owned(),
+        filter_path: None,
         authority: "api.example".to_owned(),
         headers: Vec::new(),
         token: TokenSpec::Anonymous,
@@ -257,6 +273,7 @@ fn read_request(value: &Value<'_>) -> Option<RequestSpec> {
     Some(RequestSpec {
         method: text("method", defaults.method),
         path: text("path", defaults.path),
+        filter_path: fields.get("filterPath").and_then(|value| value.text()).map(str::to_owned),
         authority: text("authority", defaults.authority),
         headers: fields.get("headers").and_then(|headers| read_headers(&headers)).unwrap_or_default(),
         token: fields.get("token").map_or(TokenSpec::Anonymous, |token| read_token(&token)),

@@ -77,7 +77,7 @@ fn run_file(binary: &Path, filter: &str, file: &CaseFile, transport: &Transport,
     if cases.is_empty() {
         return;
     }
-    match Bench::start(binary, filter, &configuration, &cases, transport) {
+    match Bench::start(binary, filter, &configuration, &cases, transport, file.normalize_path) {
         Ok(bench) => bench.run(&file.name, &cases, now, report),
         Err(error) => report.ran(&file.name, &[error]),
     }
@@ -117,8 +117,16 @@ fn skip_reason(
 fn refused(binary: &Path, filter: &str, expected: &[String], configuration: &Node) -> Vec<String> {
     let mut ports = Ports::new();
     let (Ok(port), Ok(admin)) = (ports.free(), ports.free()) else { return vec!["no free port".to_owned()] };
-    let plan =
-        config::Plan { filter, configuration, port, admin, upstream: port, probe: false, clusters: &[] };
+    let plan = config::Plan {
+        filter,
+        configuration,
+        port,
+        admin,
+        upstream: port,
+        probe: false,
+        clusters: &[],
+        normalize_path: true,
+    };
     let spec = envoy::Spec::new("refused", plan.plaintext()).binary(binary);
     let text = match spec.validate() {
         Ok(()) => return refusal_differences(expected, &[]),
@@ -147,6 +155,7 @@ impl<'b> Bench<'b> {
         configuration: &Node,
         cases: &[&Case],
         transport: &Transport,
+        normalize_path: bool,
     ) -> Result<Self, String> {
         let text = |error: sailcloth_launch::Error| error.to_string();
         // Also builds what is not there yet.
@@ -169,6 +178,7 @@ impl<'b> Bench<'b> {
             probe: cases.iter().any(|case| matches!(case.request.token, TokenSpec::Verified(_)))
                 || source_setting(&configuration, "requestIdentity") != Some("none"),
             clusters: &clusters,
+            normalize_path,
         };
         let mut clients = BTreeMap::new();
         let config = match transport {
@@ -226,7 +236,7 @@ impl<'b> Bench<'b> {
         };
         let mut arms: BTreeMap<String, (&Case, judge::Arms)> = BTreeMap::new();
         for ((row, case, mut observed), line) in rows.into_iter().zip(lines) {
-            self.read_log_line(&line, &mut observed);
+            self.read_log_line(&line, case, &mut observed);
             report.ran(&row, &differences(&case.expect, &observed));
             arms.entry(row).or_insert_with(|| (case, judge::Arms::default())).1.count(&observed);
         }
@@ -239,7 +249,10 @@ impl<'b> Bench<'b> {
     /// waited for: what counts when a stream ends may come after the response.
     fn exchange(&self, case: &Case, now: u64, repetition: u32) -> Result<Observed, String> {
         let before = self.metrics()?;
-        let request = headers(case, now, repetition)?;
+        // Native and emulator begin with the path that Envoy makes of the one sent.
+        let mut sent = case.clone();
+        sent.request.filter_path = None;
+        let request = headers(&sent, now, repetition)?;
         let response = self.send(case, &request).map_err(|error| error.to_string())?;
         let mut observed = observe(&response);
         let mut changed = changes(&before, &self.metrics()?);
@@ -297,10 +310,17 @@ impl<'b> Bench<'b> {
         connection.send(&message)
     }
 
-    /// `code TAB details TAB cluster TAB filter state`
-    fn read_log_line(&self, line: &str, observed: &mut Observed) {
-        let mut parts = line.splitn(4, '\t').map(|part| Some(part).filter(|part| *part != "-"));
-        let (_, details, cluster, state) = (parts.next(), parts.next(), parts.next(), parts.next());
+    /// `code TAB details TAB cluster TAB path TAB filter state`
+    fn read_log_line(&self, line: &str, case: &Case, observed: &mut Observed) {
+        let mut parts = line.splitn(5, '\t').map(|part| Some(part).filter(|part| *part != "-"));
+        let (_, details, cluster) = (parts.next(), parts.next(), parts.next());
+        let (path, state) = (parts.next().flatten(), parts.next());
+        if let Some(expected) = &case.request.filter_path
+            && path != Some(expected)
+        {
+            let seen = path.unwrap_or("nothing");
+            observed.faults.push(format!("filterPath: expected `{expected}`, observed `{seen}`"));
+        }
         observed.cluster = cluster.flatten().map(str::to_owned);
         let state = state.flatten().map(|state| state.as_bytes().to_vec());
         let changed = observed.metrics.clone().unwrap_or_default();

@@ -139,7 +139,10 @@ pub struct Arms(std::collections::BTreeMap<String, u32>);
 impl Arms {
     /// Counts one repetition.
     pub fn count(&mut self, observed: &Observed) {
-        *self.0.entry(observed.arm.clone().unwrap_or_else(|| "none".to_owned())).or_default() += 1;
+        // What has no arms is shared out among its decisions.
+        let verdict = observed.decided.as_ref().map(|decided| &decided.verdict);
+        let arm = observed.arm.as_ref().or(verdict.filter(|verdict| *verdict != "route"));
+        *self.0.entry(arm.cloned().unwrap_or_else(|| "none".to_owned())).or_default() += 1;
     }
 
     /// How the shares differ from what a case expects of them.

@@ -87,7 +87,7 @@ pub fn errors(problems: &[Problem]) -> Vec<String> {
     problems.iter().filter(|problem| problem.severity == Severity::Error).map(ToString::to_string).collect()
 }
 
-/// The request's header block with its templates expanded, `{{repetition}}` too.
+/// The request's header block as filters get it, with its templates expanded, `{{repetition}}` too.
 ///
 /// # Errors
 /// What is wrong with a template.
@@ -96,7 +96,7 @@ pub fn headers(case: &Case, now: u64, repetition: u32) -> Result<Headers, String
     let expand = |text: &str| template::expand(&text.replace("{{repetition}}", &repetition.to_string()), now);
     let mut all: Headers = vec![
         (":method".to_owned(), request.method.clone().into()),
-        (":path".to_owned(), expand(&request.path)?.into()),
+        (":path".to_owned(), expand(request.filter_path.as_ref().unwrap_or(&request.path))?.into()),
         (":authority".to_owned(), request.authority.clone().into()),
         (":scheme".to_owned(), b"http".to_vec()),
     ];

@@ -126,6 +126,7 @@ impl World {
             request: RequestSpec {
                 method: word("method").unwrap_or("GET").to_owned(),
                 path: word("path").unwrap_or("/").to_owned(),
+                filter_path: None,
                 authority: word("host").unwrap_or(default_host).to_owned(),
                 headers,
                 token: TokenSpec::Anonymous,
@@ -211,6 +212,7 @@ pub fn files(table: &Table, resources: &[Node], settings: &Node, cases: Vec<(Nod
                 name: table.name.clone(),
                 configuration,
                 cases: vec![case],
+                normalize_path: true,
                 refused: None,
             }),
         }

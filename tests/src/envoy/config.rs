@@ -56,6 +56,7 @@ pub(super) struct Plan<'p> {
     pub(super) upstream: u16,
     pub(super) probe: bool,
     pub(super) clusters: &'p [&'p str],
+    pub(super) normalize_path: bool,
 }
 
 /// A client's peer identity and server name, with the port of its listener.
@@ -139,14 +140,16 @@ impl Plan<'_> {
         } else {
             format!("%FILTER_STATE(wasm.sailcloth.{}:PLAIN)%", filter_of(self.filter))
         };
-        let line = format!("%RESPONSE_CODE%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_CLUSTER_RAW%\t{state}\n");
+        let line = format!(
+            "%RESPONSE_CODE%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_CLUSTER_RAW%\t%REQ(:PATH)%\t{state}\n"
+        );
         listener_of(
             "test",
             self.port,
             &json!({
                 "@type": HCM,
                 "stat_prefix": "test",
-                "normalize_path": true,
+                "normalize_path": self.normalize_path,
                 "merge_slashes": false,
                 "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
                 "access_log": [{"name": "stdout", "typed_config": {
