@@ -7,6 +7,9 @@
     reason = "helpers of tests"
 )]
 
+#[path = "end_to_end/jwt_authn.rs"]
+mod jwt_authn;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
