@@ -1,7 +1,7 @@
 //! The engine, asked.
 
+mod explained;
 mod generated;
-mod ours;
 
 use crate::Engine;
 use sailcloth_core::decision::Verdict;
