@@ -74,8 +74,8 @@ impl HeaderBlock {
         self.iter().filter(move |(entry, _)| *entry == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// The values of a header joined with `,`, which is how Envoy's matchers read a repeated header; `None` when the
-    /// header is absent.
+    /// The values of a header joined with `,`, which is how Envoy reads a repeated header where it does not compare its values
+    /// alone; `None` when the header is absent.
     #[must_use]
     pub fn joined(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let mut joined: Option<Cow<'_, [u8]>> = None;

@@ -1,6 +1,5 @@
 //! The conditions of one match entry, ready to be asked.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -64,7 +63,7 @@ pub(crate) struct View<'r> {
 
 struct Seen<'r> {
     name: &'r str,
-    value: Option<Cow<'r, [u8]>>,
+    values: Vec<&'r [u8]>,
 }
 
 impl<'r> View<'r> {
@@ -89,17 +88,19 @@ impl<'r> View<'r> {
         }
     }
 
-    /// Asks about a header's value; of a repeated header, its values joined with `,`.
-    fn header(&self, name: &'r str, ask: impl Fn(Option<&[u8]>) -> bool) -> bool {
+    /// Asks about a header's values, none where it is missing.
+    fn header(&self, name: &'r str, ask: impl Fn(&[&[u8]]) -> bool) -> bool {
+        let values = || self.request.headers.all(name).collect();
         let Ok(mut seen) = self.seen.try_borrow_mut() else {
-            return ask(self.request.headers.joined(name).as_deref());
+            let values: Vec<&[u8]> = values();
+            return ask(&values);
         };
         if let Some(known) = seen.iter().find(|known| known.name == name) {
-            return ask(known.value.as_deref());
+            return ask(&known.values);
         }
-        let value = self.request.headers.joined(name);
-        let answer = ask(value.as_deref());
-        seen.push(Seen { name, value });
+        let values: Vec<&[u8]> = values();
+        let answer = ask(&values);
+        seen.push(Seen { name, values });
         answer
     }
 }
@@ -216,13 +217,17 @@ impl HeaderCondition {
         Self { name: name.to_owned(), value: value.clone(), negated }
     }
 
+    /// Each value of a repeated header is compared alone, and one that matches is enough, as in Envoy since 1.39
+    /// (`match_headers_individually`): joined, a second value would hide the first from a rule.
     pub(crate) fn holds<'r>(&'r self, view: &View<'r>) -> bool {
-        view.header(&self.name, |value| match (self.negated, &self.value) {
-            (false, StringMatch::Present) => value.is_some(),
-            (true, StringMatch::Present) => value.is_none(),
-            (false, text) => value.is_some_and(|value| text_matches(text, value)),
-            // "a missing header counts as empty string" (istio-api.md 5.3)
-            (true, text) => !text_matches(text, value.unwrap_or_default()),
+        view.header(&self.name, |values| {
+            let matches = match (&self.value, values) {
+                (StringMatch::Present, values) => !values.is_empty(),
+                // "a missing header counts as empty string" (istio-api.md 5.3)
+                (text, []) => self.negated && text_matches(text, b""),
+                (text, values) => values.iter().any(|value| text_matches(text, value)),
+            };
+            matches != self.negated
         })
     }
 }

@@ -170,12 +170,9 @@ impl Dimension {
     }
 }
 
+/// Every value of a repeated header, as each is compared alone.
 fn show_headers(headers: &HeaderBlock, wanted: &Names<'_>, see: &mut dyn FnMut(usize, &[u8])) {
-    let mut show = |at: usize, name: &str| {
-        if let Some(value) = headers.joined(name) {
-            see(at, &value);
-        }
-    };
+    let mut show = |at: usize, name: &str| headers.all(name).for_each(|value| see(at, value));
     if wanted.are_few() {
         return wanted.each().for_each(|(at, name)| show(at, name));
     }

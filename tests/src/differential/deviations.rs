@@ -2,13 +2,6 @@
 
 use super::Deviation;
 
-/// Routing joins the values of a repeated header.
-pub const JOINED_HEADERS: Deviation = Deviation {
-    name: "routing joins repeated headers",
-    reason: "`headers` and `withoutHeaders` of a VirtualService look at the values of a repeated header joined with `,`, as Istio documents and Envoy \
-             had it; Envoy 1.40 compares each value alone, and one that matches is enough.",
-};
-
 /// The upstream is not told the host that the client asked for.
 pub const ORIGINAL_HOST: Deviation = Deviation {
     name: "no x-envoy-original-host",
@@ -102,7 +95,6 @@ pub fn of_tokens(about: &[String], native: u16, ours: u16, details: &str) -> Opt
 
 /// All of them, in the order of the page.
 pub const ALL: &[Deviation] = &[
-    JOINED_HEADERS,
     ORIGINAL_HOST,
     STRICT_TOKENS,
     OTHER_REASON,

@@ -168,32 +168,11 @@ impl World {
                 tally.agreed(native.class());
             } else if native.is_but_for_the_original_host(&ours) {
                 tally.deviated(deviations::ORIGINAL_HOST.name);
-            } else if self.is_about_joining(call, ports[0], &ours, runner) {
-                tally.deviated(deviations::JOINED_HEADERS.name);
             } else {
                 tally.differed(|| format!("{}\n  {call:?}\n  {}", native.difference(&ours), self.shown()));
             }
         }
         tally
-    }
-}
-
-impl World {
-    /// Whether Envoy answers as ours does when the values of each repeated header come joined.
-    fn is_about_joining(&self, call: &Call, native: u16, ours: &Outcome, runner: &mut Runner) -> bool {
-        let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
-        for (name, value) in &call.headers {
-            match headers.iter_mut().find(|(other, _)| other == name) {
-                Some((_, values)) => values.extend([b",", value.as_slice()].concat()),
-                None => headers.push((name.clone(), value.clone())),
-            }
-        }
-        if headers.len() == call.headers.len() {
-            return false;
-        }
-        let joined = Call { headers, ..call.clone() };
-        let native = Outcome::of(&runner.send(Way::Direct { port: native }, &request(&joined)));
-        (native.status, &native.rule) == (ours.status, &ours.rule)
     }
 }
 
