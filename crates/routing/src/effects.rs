@@ -28,7 +28,7 @@ const RETRIABLE_CODES: &str = "x-envoy-retriable-status-codes";
 
 /// Everything by which a request may change the router's timeouts and retries. Envoy removes these only from requests
 /// that it takes for external ones (`envoy-wasm.md` 3.3), so whatever of them a rule does not set is removed here.
-const CONTROLS: [&str; 11] = [
+const CONTROLS: [&str; 12] = [
     TIMEOUT,
     PER_TRY_TIMEOUT,
     MAX_RETRIES,
@@ -40,6 +40,7 @@ const CONTROLS: [&str; 11] = [
     "x-envoy-retriable-header-names",
     "x-envoy-upstream-alt-stat-name",
     "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-stream-duration-ms",
 ];
 
 /// Istio's default retries (`istio-api.md` 5.7).

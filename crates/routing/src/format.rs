@@ -26,6 +26,8 @@ enum Part {
     },
     /// An attribute that is text.
     Attribute(&'static [&'static str]),
+    /// The name that the client wrote into its TLS hello.
+    ServerName,
     /// An attribute `address:port`, without the port.
     Address(&'static [&'static str]),
     /// The address of the TCP peer.
@@ -114,6 +116,10 @@ impl Template {
         for part in &self.0 {
             part.write(seen, &mut value)?;
         }
+        // Headers of a request have none of these; what a certificate says might.
+        if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err(Unavailable);
+        }
         Ok(Cow::Owned(value))
     }
 }
@@ -155,7 +161,7 @@ fn part_of(name: &str, argument: Option<&str>, max: usize) -> Result<Part, Strin
     }
     let part = match name {
         "PROTOCOL" => Part::Attribute(&["request", "protocol"]),
-        "REQUESTED_SERVER_NAME" => Part::Attribute(&["connection", "requested_server_name"]),
+        "REQUESTED_SERVER_NAME" => Part::ServerName,
         "DOWNSTREAM_REMOTE_ADDRESS" => Part::Attribute(&["source", "address"]),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Part::Address(&["source", "address"]),
         "DOWNSTREAM_LOCAL_ADDRESS" => Part::Attribute(&["destination", "address"]),
@@ -202,6 +208,7 @@ impl Part {
                 out.extend_from_slice(value.get(..*max).unwrap_or(value));
             }
             Self::Attribute(path) => out.extend(attribute(path)?),
+            Self::ServerName => out.extend(server_name(attribute(&["connection", "requested_server_name"])?)),
             Self::Address(path) => {
                 let address = attribute(path)?;
                 let colon = address.iter().rposition(|byte| *byte == b':').unwrap_or(address.len());
@@ -228,6 +235,16 @@ impl Part {
         }
         Ok(())
     }
+}
+
+/// A client may write any bytes there, a line's end too: as Envoy writes a name that is none (`sanitizeInvalidHostname`).
+fn server_name(mut name: Vec<u8>) -> Vec<u8> {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    if name.iter().all(is_allowed) {
+        return name;
+    }
+    name.iter_mut().filter(|byte| !is_allowed(byte)).for_each(|byte| *byte = b'_');
+    [b"invalid:", name.as_slice()].concat()
 }
 
 /// ISO 8601 in UTC with milliseconds, Envoy's default for `%START_TIME%`.
@@ -264,7 +281,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sailcloth_core::facts::{Facts, NoProperties, Sources};
+    use sailcloth_core::facts::{Facts, NoProperties, Properties, Sources};
     use sailcloth_core::headers::HeaderBlock;
     use sailcloth_core::request::Request;
     #[cfg(target_family = "wasm")]
@@ -289,6 +306,41 @@ mod tests {
         ] {
             let template = Template::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(template.evaluate(&seen).unwrap().as_ref(), value.as_bytes(), "{text}");
+        }
+    }
+
+    struct Connection {
+        server_name: &'static [u8],
+        san: &'static [u8],
+    }
+
+    impl Properties for Connection {
+        fn property(&self, path: &[&str]) -> Fact<Vec<u8>> {
+            match path {
+                ["connection", "requested_server_name"] => Fact::Known(self.server_name.to_vec()),
+                ["connection", "uri_san_peer_certificate"] => Fact::Known(self.san.to_vec()),
+                _ => Fact::Absent,
+            }
+        }
+    }
+
+    /// Nothing that a client says outside of its headers begins another header.
+    #[test]
+    fn no_value_ends_its_line() {
+        let headers = HeaderBlock::from_pairs([(":path", "/a")]);
+        let sources = Sources::default();
+        for (server_name, san, text, value) in [
+            (b"a.example".as_slice(), b"".as_slice(), "<%REQUESTED_SERVER_NAME%>", Ok("<a.example>")),
+            (b"a\r\nx-admin: 1", b"", "%REQUESTED_SERVER_NAME%", Ok("invalid:a__x-admin__1")),
+            (b"", b"", "<%REQUESTED_SERVER_NAME%>", Ok("<>")),
+            (b"", b"spiffe://a/b", "%DOWNSTREAM_PEER_URI_SAN%", Ok("spiffe://a/b")),
+            (b"", b"spiffe://a\nx: 1", "%DOWNSTREAM_PEER_URI_SAN%", Err(Unavailable)),
+        ] {
+            let connection = Connection { server_name, san };
+            let request = Request { headers: &headers, facts: Facts::new(&connection, &sources) };
+            let template = Template::parse(text).unwrap();
+            let made = template.evaluate(&Edited { request: &request, edits: &[] });
+            assert_eq!(made, value.map(|value| value.as_bytes().into()), "{text}");
         }
     }
 
