@@ -2,12 +2,6 @@
 
 use super::Deviation;
 
-/// The upstream is not told the host that the client asked for.
-pub const ORIGINAL_HOST: Deviation = Deviation {
-    name: "no x-envoy-original-host",
-    reason: "Where a rule rewrites the authority, Envoy 1.40 tells the upstream the old one in `x-envoy-original-host`; ours does not (older Envoys neither).",
-};
-
 /// Tokens are read more strictly.
 pub const STRICT_TOKENS: Deviation = Deviation {
     name: "stricter tokens",
@@ -94,13 +88,5 @@ pub fn of_tokens(about: &[String], native: u16, ours: u16, details: &str) -> Opt
 }
 
 /// All of them, in the order of the page.
-pub const ALL: &[Deviation] = &[
-    ORIGINAL_HOST,
-    STRICT_TOKENS,
-    OTHER_REASON,
-    CLAIM_TEXT,
-    REALM,
-    QUERY_ORDER,
-    SEVERAL_TOKENS,
-    TWO_OUTPUTS,
-];
+pub const ALL: &[Deviation] =
+    &[STRICT_TOKENS, OTHER_REASON, CLAIM_TEXT, REALM, QUERY_ORDER, SEVERAL_TOKENS, TWO_OUTPUTS];

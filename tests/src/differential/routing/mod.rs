@@ -12,9 +12,9 @@ use sailcloth_core::config::Node;
 use sailcloth_launch::http::{Request, Response};
 use serde_json::{Value, json};
 
+use super::Tally;
 use super::client::{Runner, Way};
 use super::side::{Bench, Plan, Side, wasm};
-use super::{Tally, deviations};
 use crate::conformance::{Verdict, load};
 use crate::echo::{self, Echo};
 use crate::subject::Subject;
@@ -166,8 +166,6 @@ impl World {
             });
             if native == ours {
                 tally.agreed(native.class());
-            } else if native.is_but_for_the_original_host(&ours) {
-                tally.deviated(deviations::ORIGINAL_HOST.name);
             } else {
                 tally.differed(|| format!("{}\n  {call:?}\n  {}", native.difference(&ours), self.shown()));
             }
@@ -250,17 +248,6 @@ impl Outcome {
             headers: sorted(headers.filter(|(name, _)| !IGNORED.contains(&name.as_str())).collect()),
             body: if echoed { Vec::new() } else { response.body.clone() },
         }
-    }
-
-    fn is_but_for_the_original_host(&self, ours: &Self) -> bool {
-        let without = self.upstream.clone().map(|mut headers| {
-            headers.retain(|(name, _)| name != "x-envoy-original-host");
-            headers
-        });
-        let rest = |outcome: &Self| {
-            (outcome.status, outcome.rule.clone(), outcome.headers.clone(), outcome.body.clone())
-        };
-        without == ours.upstream && rest(self) == rest(ours)
     }
 
     fn class(&self) -> String {
