@@ -20,6 +20,7 @@ pub mod headers;
 pub mod identity;
 pub mod index;
 pub mod key;
+pub mod metric;
 pub mod operation;
 pub mod path_template;
 pub mod protobuf;

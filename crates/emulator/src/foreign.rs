@@ -22,8 +22,12 @@ const FACTORIES: &[&str] = &[
 ];
 
 /// Runs a built-in; an unknown name is `NotFound`.
-pub(crate) fn built_in(data: &mut VmData, name: &str, arguments: &[u8]) -> Status {
-    match name {
+pub(crate) fn built_in(data: &mut VmData, name: &str, arguments: &[u8]) -> (Status, Vec<u8>) {
+    #[cfg(feature = "cel")]
+    if let Some(answer) = expression(data, name, arguments) {
+        return answer;
+    }
+    let status = match name {
         "clear_route_cache" => {
             // Without a stream there is nothing to clear, and Envoy says Ok all the same.
             with_stream(data, |state| state.route_clears += 1);
@@ -32,6 +36,40 @@ pub(crate) fn built_in(data: &mut VmData, name: &str, arguments: &[u8]) -> Statu
         "set_envoy_filter_state" => set_envoy_filter_state(data, arguments),
         "declare_property" => declare_property(data, arguments),
         _ => Status::NotFound,
+    };
+    (status, Vec::new())
+}
+
+/// `expr_create`, `expr_evaluate`, `expr_delete`; `None` for other names.
+#[cfg(feature = "cel")]
+fn expression(data: &mut VmData, name: &str, arguments: &[u8]) -> Option<(Status, Vec<u8>)> {
+    let token = arguments.try_into().ok().map(u32::from_le_bytes);
+    Some(match (name, token) {
+        ("expr_create", _) => match data.programs.create(&String::from_utf8_lossy(arguments)) {
+            Some(token) => (Status::Ok, token.to_le_bytes().to_vec()),
+            None => (Status::BadArgument, Vec::new()),
+        },
+        ("expr_evaluate", Some(token)) => match data.programs.evaluate(token, &*data) {
+            Ok(value) => (Status::Ok, value),
+            Err(status) => (status, Vec::new()),
+        },
+        ("expr_delete", Some(token)) => {
+            data.programs.delete(token);
+            (Status::Ok, Vec::new())
+        }
+        ("expr_evaluate" | "expr_delete", None) => (Status::BadArgument, Vec::new()),
+        _ => return None,
+    })
+}
+
+#[cfg(feature = "cel")]
+impl crate::cel::Attributes for VmData {
+    fn read(&self, path: &[&str]) -> Option<Vec<u8>> {
+        crate::property::read(self, path.join("\0").as_bytes()).ok()
+    }
+
+    fn group(&self, name: &str) -> Option<crate::Value> {
+        crate::property::group(self, name)
     }
 }
 

@@ -558,7 +558,7 @@ fn call_foreign(guest: &mut Guest<'_>, name: Span, arguments: Span, result_to: u
     let called = process.call_foreign(&name, &arguments);
     let (status, result) = match called {
         Some(answer) => answer,
-        None => (crate::foreign::built_in(guest.data_mut(), &name, &arguments), Vec::new()),
+        None => crate::foreign::built_in(guest.data_mut(), &name, &arguments),
     };
     if result_to != 0 {
         let pointer = crate::guest::copy_out(guest, &result)?;

@@ -37,13 +37,13 @@
 //!   get 503 with details `wasm_fail_stream`; [`VmOptions::max_memory`] and [`VmOptions::deadline`] bound what runs away.
 //! - **Costs**: [`Process::calls`] counts every hostcall and callback.
 //! - **Foreign functions**: `clear_route_cache`, `set_envoy_filter_state` and `declare_property` are built in; register
-//!   others with [`Process::set_foreign_function`]. Feature `crypto` brings `verify_signature`.
+//!   others with [`Process::set_foreign_function`]. Feature `crypto` brings `verify_signature`, feature `cel` the `expr_*`.
 //! - **What loads**: [`Module::compile`] refuses every import that Envoy 1.36 does not link, by name.
 //!
 //! # Where it is less than Envoy
 //!
-//! - Shared queues and gRPC streams link, and trap with "is not emulated" when called. No network filters, no CEL
-//!   (`expr_*`), no `sign`, no compression.
+//! - Shared queues and gRPC streams link, and trap with "is not emulated" when called. No network filters, no
+//!   `sign`, no compression.
 //! - Attributes of the connection, the route and the metadata are what the test sets. `metadata` and `xds` cannot be read as
 //!   one protobuf message unless the test sets [`Value::Message`].
 //! - A header of which Envoy keeps only one (`content-type` given twice) is not merged here: every entry stays.
@@ -53,6 +53,8 @@
 
 mod abi;
 mod callout;
+#[cfg(feature = "cel")]
+pub mod cel;
 #[cfg(feature = "crypto")]
 pub mod crypto;
 mod foreign;

@@ -53,6 +53,22 @@ pub(crate) fn read(data: &VmData, path: &[u8]) -> Result<Vec<u8>, Status> {
     data.process.lock().attributes.at(&names).ok_or(Status::NotFound)?.encode()
 }
 
+/// What a test set of a group: the process's attributes, then the stream's, and filter state.
+#[cfg(feature = "cel")]
+pub(crate) fn group(data: &VmData, name: &str) -> Option<Value> {
+    let mut all = data.process.lock().attributes.at(&[name]).cloned();
+    let stream = data.stream()?;
+    let state = stream.shared.lock().unwrap_or_else(PoisonError::into_inner);
+    if name == "filter_state" {
+        return Some(Value::Map(state.all_filter_state()));
+    }
+    if let Some(Value::Map(entries)) = state.attributes.at(&[name]) {
+        let all = all.get_or_insert_with(|| Value::Map(Vec::new()));
+        entries.iter().for_each(|(key, value)| all.set_path(&[key], value.clone()));
+    }
+    all
+}
+
 fn plugin_attribute(data: &VmData, names: &[&str]) -> Option<Vec<u8>> {
     let plugin = data.context()?.plugin();
     match names {

@@ -84,6 +84,13 @@ impl StreamState {
         self.filter_state.get(key).map(|state| state.value.clone())
     }
 
+    #[cfg(feature = "cel")]
+    pub(crate) fn all_filter_state(&self) -> Vec<(String, crate::Value)> {
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        let value = |state: &FilterState| crate::Value::Bytes(state.value.clone());
+        self.filter_state.iter().map(|(key, state)| (text(key), value(state))).collect()
+    }
+
     /// False when the key is declared write-once and was written.
     pub(crate) fn set_filter_state(&mut self, key: &[u8], value: &[u8], read_only: bool) -> bool {
         if self.filter_state.get(key).is_some_and(|state| state.read_only) {

@@ -224,6 +224,8 @@ pub(crate) struct VmData {
     pub(crate) plugin_configuration: Option<Vec<u8>>,
     pub(crate) metrics: HashMap<u32, (MetricKind, Vec<u8>)>,
     pub(crate) next_metric: [u32; 3],
+    #[cfg(feature = "cel")]
+    pub(crate) programs: crate::cel::Programs,
     pub(crate) callouts: BTreeMap<u64, Callout>,
     pub(crate) next_callout: u64,
     pub(crate) next_http_token: u32,
@@ -323,6 +325,8 @@ impl VmInner {
             plugin_configuration: None,
             metrics: HashMap::new(),
             next_metric: [0, 1, 2],
+            #[cfg(feature = "cel")]
+            programs: crate::cel::Programs::default(),
             callouts: BTreeMap::new(),
             next_callout: 0,
             next_http_token: 1,

@@ -82,6 +82,13 @@ unsafe extern "C" {
         length: *mut usize,
     ) -> u32;
     fn proxy_get_header_map_pairs(map: u32, out: *mut *mut u8, length: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        n: *const u8,
+        nl: usize,
+        out: *mut *mut u8,
+        length: *mut usize,
+    ) -> u32;
     fn proxy_add_header_map_value(map: u32, n: *const u8, nl: usize, v: *const u8, vl: usize) -> u32;
     fn proxy_replace_header_map_value(map: u32, n: *const u8, nl: usize, v: *const u8, vl: usize) -> u32;
     fn proxy_remove_header_map_value(map: u32, n: *const u8, nl: usize) -> u32;
@@ -232,6 +239,13 @@ pub(crate) fn buffer(kind: Buffer, max: usize) -> Result<Vec<u8>, Status> {
 pub(crate) fn header_pairs(map: Map) -> Result<Vec<u8>, Status> {
     // SAFETY: both out pointers are valid for the call.
     returned(|data, length| unsafe { proxy_get_header_map_pairs(map as u32, data, length) })
+}
+
+pub(crate) fn header(map: Map, name: &str) -> Result<Vec<u8>, Status> {
+    // SAFETY: the slice and both out pointers are valid for the call.
+    returned(|data, length| unsafe {
+        proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, length)
+    })
 }
 
 pub(crate) fn add_header(map: Map, name: &str, value: &[u8]) -> Result<(), Status> {

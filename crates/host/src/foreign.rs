@@ -26,3 +26,39 @@ pub fn verify_signature(hash: &str, key: &[u8], signature: &[u8], text: &[u8]) -
     // "true and no error" is a yes.
     abi::call_foreign("verify_signature", &message).map(|answer| answer == [0x08, 0x01])
 }
+
+/// A CEL expression, compiled by Envoy (`expr_create`) for this filter configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expression(u32);
+
+impl Expression {
+    /// Compiles it. What comes of it depends on the text and on this Envoy alone, so it may decide about a configuration.
+    ///
+    /// # Errors
+    /// [`Status::BadArgument`] for what is no expression, [`Status::NotFound`] where Envoy was built without CEL.
+    pub fn compile(source: &str) -> Result<Self, Status> {
+        let token = abi::call_foreign("expr_create", source.as_bytes())?;
+        let token = token.try_into().map_err(|_| Status::SerializationFailure)?;
+        Ok(Self(u32::from_le_bytes(token)))
+    }
+
+    /// Its value for the stream of the callback that is running, in the encoding of attributes.
+    ///
+    /// # Errors
+    /// [`Status::InternalFailure`] when evaluating it fails, also for an attribute that is not there.
+    pub fn evaluate(self) -> Result<Vec<u8>, Status> {
+        abi::call_foreign("expr_evaluate", &self.0.to_le_bytes())
+    }
+
+    /// A number by which [`Self::from_number`] finds it again.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The expression of [`Self::number`].
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+}

@@ -59,6 +59,15 @@ impl Http {
         block(Map::Response)
     }
 
+    /// One request header: the first value, where a client sent several, so not for anything security depends on. One
+    /// that is absent costs a fifth of one that is there; of more than one, read the block.
+    ///
+    /// # Errors
+    /// [`Status::NotFound`] when it is absent; the status of the host in other phases than [`Self::request_headers`]'.
+    pub fn request_header(&self, name: &str) -> Result<Vec<u8>, Status> {
+        abi::header(Map::Request, name)
+    }
+
     /// Sets a request header to one value, replacing all it had. Envoy chooses the route anew after it.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use std::hash::Hash;
 
 use sailcloth_core::decision::{Decision, Mode};
 
+pub use sailcloth_core::metric::flat_name as name;
+
 use crate::{Status, abi};
 
 const COUNTER: u32 = 0;
@@ -39,9 +41,14 @@ impl Counter {
 
     /// Adds `count`; adding 0 does nothing.
     pub fn add(self, count: u32) {
+        self.add_many(u64::from(count));
+    }
+
+    /// [`Self::add`] for what may pass 32 bits, such as bytes.
+    pub fn add_many(self, count: u64) {
         if count > 0 {
             // A metric that cannot be counted must not change the decision it counts.
-            let _ = abi::increment_metric(self.0, i64::from(count));
+            let _ = abi::increment_metric(self.0, i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }
@@ -79,24 +86,6 @@ impl Histogram {
     pub fn record(self, value: u64) {
         let _ = abi::record_metric(self.0, value);
     }
-}
-
-/// A flat metric name with its labels, in the order given: another order would be another series.
-#[must_use]
-pub fn name(metric: &str, labels: &[(&str, &str)]) -> String {
-    let mut flat = metric.to_owned();
-    for (label, value) in labels {
-        flat.push_str(";.;");
-        flat.push_str(label);
-        flat.push_str("=.=");
-        flat.extend(value.chars().map(clean));
-    }
-    flat
-}
-
-/// What would end a label value early (`;`), break the extraction (control bytes) or the exposition format.
-fn clean(letter: char) -> char {
-    if letter == ';' || letter == '"' || letter == '\\' || letter.is_control() { '_' } else { letter }
 }
 
 /// Counters by a bounded key, each defined at its first use.
