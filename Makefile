@@ -63,7 +63,8 @@ test-wasm: wasm ## the modules in the emulator, the case corpus, the conformance
 
 test-envoy: wasm ## the modules in the real Envoy
 	@scripts/setup.sh oidc
-	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys --test ratelimit
+	-@scripts/setup.sh prometheus
+	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys --test ratelimit --test observability
 	@cargo build --quiet -p sailcloth-services
 	cargo test -p sailcloth-demo --test demo
 	@scripts/setup.sh redis

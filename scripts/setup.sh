@@ -96,6 +96,29 @@ oidc() {
   fi
 }
 
+# Debian's Prometheus with promtool, unpacked beside Envoy: nothing is installed, no service starts. Where there is no apt,
+# PROMETHEUS and PROMTOOL name others, and the tests that need them say that they were skipped.
+prometheus() {
+  local dir=.tools/prometheus
+  [ -x "$dir/prometheus" ] && [ -x "$dir/promtool" ] && return
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    fail "apt-get is missing, which fetches Prometheus; set PROMETHEUS and PROMTOOL to the programs"
+  say "fetching Debian's package prometheus"
+  local fetch
+  fetch=$(mktemp -d)
+  # shellcheck disable=SC2064 # the directory is known now
+  trap "rm -rf '$fetch'" EXIT
+  chmod 755 "$fetch"
+  (cd "$fetch" && apt-get download -q prometheus >/dev/null) ||
+    fail "apt-get could not fetch prometheus; try apt-get update, or set PROMETHEUS and PROMTOOL to the programs"
+  dpkg-deb -x "$fetch"/prometheus_*.deb "$fetch/root"
+  mkdir -p "$dir"
+  mv "$fetch/root/usr/bin/promtool" "$dir/promtool"
+  mv "$fetch/root/usr/bin/prometheus" "$dir/prometheus"
+  "$dir/promtool" --version >/dev/null 2>&1 || fail "$dir/promtool does not run on this machine; set PROMETHEUS and PROMTOOL"
+  say "Prometheus is in $dir"
+}
+
 # Cargo programs for lint and for tests under Node, each at the version its users pin.
 cargo_tool() {
   local crate=$1 version=$2 program=$3
@@ -142,6 +165,7 @@ case "${1:-all}" in
     command -v node >/dev/null || fail "node is missing, which runs the wasm32-unknown-unknown tests; install it (Debian: apt-get install nodejs)"
     cargo_tool wasm-bindgen-cli "$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)" wasm-bindgen-test-runner ;;
   matrix) envoy; matrix ;;
+  prometheus) prometheus ;;
   oidc) oidc ;;
   redis) redis ;;
   deny) cargo_tool cargo-deny 0.20.2 cargo-deny ;;

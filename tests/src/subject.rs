@@ -2,7 +2,7 @@
 
 mod authz;
 mod jwt;
-mod metrics;
+pub mod metrics;
 mod ratelimit;
 mod routing;
 

@@ -21,6 +21,8 @@ mod fields;
 mod matching;
 #[path = "conformance/selection.rs"]
 mod selection;
+#[path = "conformance/telemetry.rs"]
+mod telemetry;
 #[path = "conformance/templates.rs"]
 mod templates;
 #[path = "conformance/validation.rs"]

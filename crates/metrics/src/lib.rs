@@ -1,21 +1,35 @@
-//! Istio's standard metrics from what Envoy knows when a request is over.
+//! Istio's standard metrics, and a user's own, from what Envoy knows when a request is over.
 //!
-//! - [`Engine::load`] compiles Telemetry resources into the metrics to produce and the labels each keeps;
-//! - [`Engine::observe`] turns a finished stream into a [`Observation`]: what to record, and a small key that stands for
-//!   all its labels;
-//! - [`Engine::labels`] spells the labels of a key out, once per new key ([`Series`] keeps what was made of it).
+//! - [`Engine::load`] compiles Telemetry resources and `settings.metrics` into the metrics to produce, each with its
+//!   labels, its value and its condition;
+//! - [`Recorder::record`] turns one finished [`Stream`] into counts and samples on a [`Meter`].
 //!
-//! Nothing a client writes becomes a label but what is bounded: the status code, Envoy's flags, the gRPC status, and the
-//! identity in a certificate.
+//! A request costs the reads that the configured labels and values need and no others, one hash lookup for each set of
+//! labels that metrics share, and one call of the meter per metric. Names are built once, when a combination of values
+//! is new; how many there may be is bounded, per label and per metric, because Envoy frees no metric.
 
+mod attribute;
+mod budget;
 mod engine;
+mod expression;
+mod facts;
 mod flags;
 mod labels;
-mod observe;
-mod series;
+mod overrides;
+mod paths;
+mod peer;
+mod plan;
+mod recorder;
+mod redact;
+mod settings;
+mod stream;
+mod user;
 
-pub use engine::{Engine, Metric, Reporter, Settings};
+pub use engine::Engine;
+pub use expression::{Compiler, NoCompiler};
 pub use labels::LABELS;
-pub use observe::{Key, Observation};
+pub use peer::Peer;
+pub use recorder::Recorder;
 pub use sailcloth_resources::telemetry::MetricName;
-pub use series::Series;
+pub use settings::{Reporter, Settings};
+pub use stream::{Kind, Meter, Stream};

@@ -20,7 +20,10 @@ fn every_label_has_a_tag() {
     for label in LABELS {
         assert!(tags.contains(&line(label).as_str()), "{label} is missing in observability/stats-tags.yaml");
     }
-    for label in ["filter", "version", "hash", "kind", "policy", "rule", "outcome", "reason"] {
+    for label in [
+        "filter", "version", "hash", "kind", "policy", "rule", "outcome", "reason", "arm", "issuer",
+        "metric", "budget", "le",
+    ] {
         assert!(tags.contains(&line(label).as_str()), "{label} is missing in observability/stats-tags.yaml");
     }
 }
@@ -28,4 +31,13 @@ fn every_label_has_a_tag() {
 #[test]
 fn the_shipped_configuration_has_the_same_tags() {
     assert_eq!(tags(METRICS), tags(SNIPPET));
+}
+
+#[test]
+fn the_snippets_for_istio_and_envoy_gateway_have_the_same_tags() {
+    let all = tags(SNIPPET);
+    assert_eq!(tags(include_str!("../../../observability/stats-tags-gateway.yaml")), all);
+    let own: Vec<&str> =
+        all.iter().copied().filter(|tag| !LABELS.iter().any(|label| *tag == line(label))).collect();
+    assert_eq!(tags(include_str!("../../../observability/stats-tags-istio.yaml")), own);
 }

@@ -1,28 +1,38 @@
-//! Istio's standard metrics from Envoy: callbacks in, actions out; what is measured is `sailcloth-metrics`'s.
+//! Metrics from Envoy: callbacks in, actions out; what is measured is `sailcloth-metrics`'s.
+
+use std::cell::RefCell;
 
 use sailcloth_core::config::{Node, Problem};
 use sailcloth_core::decision::Filter;
-use sailcloth_host::metrics::{Counter, Histogram, name};
-use sailcloth_host::{Http, Plugin};
-use sailcloth_metrics::{Engine, Key, Metric, MetricName, Observation, Series};
+use sailcloth_core::facts::{Fact, Properties};
+use sailcloth_core::headers::HeaderBlock;
+use sailcloth_host::foreign::Expression;
+use sailcloth_host::metrics::{Counter, Gauge, Histogram};
+use sailcloth_host::{Http, Plugin, Status};
+use sailcloth_metrics::{Compiler, Engine, Kind, Meter, Recorder, Stream};
 
 /// The filter.
 struct MetricsFilter {
-    engine: Engine,
-    series: Series<Key, Handles>,
-    /// Where everything beyond the budget goes.
-    other: Option<Handles>,
-    overflow: Option<Counter>,
+    recorder: Recorder,
+    handles: Handles,
 }
 
-/// The metrics of one label set; what is disabled, or what the host refused, is not there.
-#[derive(Debug, Clone, Copy, Default)]
-struct Handles {
-    requests: Option<Counter>,
-    duration: Option<Histogram>,
-    request_bytes: Option<Histogram>,
-    response_bytes: Option<Histogram>,
+/// Metrics of the host, each by its place.
+#[derive(Default)]
+struct Handles(RefCell<Vec<Handle>>);
+
+#[derive(Clone, Copy)]
+enum Handle {
+    Counter(Counter),
+    Gauge(Gauge),
+    Histogram(Histogram),
 }
+
+/// Envoy's own CEL.
+struct Envoy;
+
+/// A stream when it is over.
+struct Finished(Http);
 
 impl Plugin for MetricsFilter {
     const FILTER: Filter = Filter::Metrics;
@@ -30,77 +40,77 @@ impl Plugin for MetricsFilter {
     type Stream = bool;
 
     fn configure(configuration: &Node) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (engine, warnings) = Engine::load_node(configuration)?;
-        let series = Series::new(engine.max_series());
-        Ok((Self { engine, series, other: None, overflow: None }, warnings))
+        let (engine, warnings) = Engine::load_node(configuration, &Envoy)?;
+        Ok((Self { recorder: Recorder::new(engine), handles: Handles::default() }, warnings))
     }
 
     fn resources(&self) -> Vec<(&'static str, usize)> {
-        self.engine.resources()
+        self.recorder.engine().resources()
     }
 
     fn log(&mut self, counted: &mut bool, http: Http) {
-        if *counted || self.engine.metrics().is_empty() {
-            return;
+        if !std::mem::replace(counted, true) {
+            self.recorder.record(&Finished(http), &self.handles);
         }
-        *counted = true;
-        let headers = http.request_headers().ok();
-        let observation = self.engine.observe(headers.as_ref(), &http);
-        let engine = &self.engine;
-        let made = self.series.get(observation.key.clone(), |key| Handles::define(engine, Some(key)));
-        let handles = match made {
-            Some(handles) => handles,
-            None => self.overflowing(),
-        };
-        handles.record(&observation);
     }
 }
 
-impl MetricsFilter {
-    fn overflowing(&mut self) -> Handles {
-        let overflow = name("sailcloth_metrics_overflow_total", &[("filter", Self::FILTER.name())]);
-        self.overflow = self.overflow.or_else(|| Counter::define(&overflow).ok());
-        if let Some(counter) = self.overflow {
-            counter.add(1);
-        }
-        *self.other.get_or_insert_with(|| Handles::define(&self.engine, None))
+impl Compiler for Envoy {
+    fn compile(&self, expression: &str) -> Result<u32, &'static str> {
+        Expression::compile(expression).map(Expression::number).map_err(|status| match status {
+            Status::BadArgument => "Envoy cannot read it as a CEL expression",
+            Status::NotFound => {
+                "this Envoy was built without CEL; only plain attributes such as `request.method` work"
+            }
+            other => other.name(),
+        })
     }
 }
 
-impl Handles {
-    fn define(engine: &Engine, key: Option<&Key>) -> Self {
-        let labels = engine.labels(key);
-        let flat = |metric: &Metric| {
-            let kept = labels.iter().filter(|(label, _)| !metric.removed.contains(*label));
-            let kept: Vec<(&str, &str)> = kept.map(|(label, value)| (*label, value.as_ref())).collect();
-            name(metric.name, &kept)
-        };
-        let mut handles = Self::default();
-        for metric in engine.metrics() {
-            let histogram = || Histogram::define(&flat(metric)).ok();
-            match metric.metric {
-                MetricName::RequestCount => handles.requests = Counter::define(&flat(metric)).ok(),
-                MetricName::RequestDuration => handles.duration = histogram(),
-                MetricName::RequestSize => handles.request_bytes = histogram(),
-                MetricName::ResponseSize => handles.response_bytes = histogram(),
-                MetricName::Other => {}
-            }
-        }
-        handles
+impl Stream for Finished {
+    fn request_headers(&self) -> Option<HeaderBlock> {
+        self.0.request_headers().ok()
     }
 
-    fn record(self, observation: &Observation) {
-        if let Some(counter) = self.requests {
-            counter.add(1);
-        }
-        for (histogram, value) in [
-            (self.duration, observation.duration),
-            (self.request_bytes, observation.request_bytes),
-            (self.response_bytes, observation.response_bytes),
-        ] {
-            if let (Some(histogram), Some(value)) = (histogram, value) {
-                histogram.record(value);
-            }
+    fn request_header(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.request_header(name).ok()
+    }
+
+    fn response_headers(&self) -> Option<HeaderBlock> {
+        self.0.response_headers().ok().filter(|headers| !headers.is_empty())
+    }
+
+    fn evaluate(&self, program: u32) -> Option<Vec<u8>> {
+        Expression::from_number(program).evaluate().ok()
+    }
+}
+
+impl Properties for Finished {
+    fn property(&self, path: &[&str]) -> Fact<Vec<u8>> {
+        self.0.property(path)
+    }
+}
+
+impl Meter for Handles {
+    fn define(&self, kind: Kind, name: &str) -> Option<u32> {
+        let handle = match kind {
+            Kind::Counter => Handle::Counter(Counter::define(name).ok()?),
+            Kind::Gauge => Handle::Gauge(Gauge::define(name).ok()?),
+            Kind::Histogram => Handle::Histogram(Histogram::define(name).ok()?),
+        };
+        let mut handles = self.0.try_borrow_mut().ok()?;
+        handles.push(handle);
+        u32::try_from(handles.len() - 1).ok()
+    }
+
+    fn record(&self, _: Kind, handle: u32, value: u64) {
+        let known =
+            usize::try_from(handle).ok().and_then(|place| self.0.try_borrow().ok()?.get(place).copied());
+        match known {
+            Some(Handle::Counter(counter)) => counter.add_many(value),
+            Some(Handle::Gauge(gauge)) => gauge.set(value),
+            Some(Handle::Histogram(histogram)) => histogram.record(value),
+            None => {}
         }
     }
 }

@@ -7,6 +7,45 @@ use sailcloth_tests::field_table::{Claim, claims, fields};
 use sailcloth_tests::report::Report;
 use sailcloth_tests::yaml;
 
+#[test]
+fn the_table_of_telemetry_is_complete_and_true() {
+    check("Telemetry", "metrics", |field| {
+        let mode = "match: {mode: SERVER}";
+        let provider = "providers: [{name: prometheus}]";
+        Some(match field {
+            "selector" | "selector.matchLabels" => "{selector: {matchLabels: {app: a}}}".to_owned(),
+            "targetRef.namespace" => {
+                "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a, namespace: b}}"
+                    .to_owned()
+            }
+            "targetRefs[].namespace" => {
+                "{targetRefs: [{group: '', kind: Service, name: a, namespace: b}]}".to_owned()
+            }
+            field if field.starts_with("targetRefs") => {
+                "{targetRefs: [{group: '', kind: Service, name: a}]}".to_owned()
+            }
+            field if field.starts_with("targetRef") => {
+                "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}".to_owned()
+            }
+            "metrics[].overrides[].match.customMetric" => {
+                "{metrics: [{overrides: [{match: {customMetric: a}}]}]}".to_owned()
+            }
+            field if field.starts_with("metrics") => format!(
+                "{{metrics: [{{{provider}, reportingInterval: 5s, overrides: [{{match: {{metric: REQUEST_COUNT, mode: SERVER}}, \
+                 disabled: false, tagOverrides: {{a: {{value: request.method}}}}}}]}}]}}"
+            ),
+            field if field.starts_with("tracing") => format!(
+                "{{tracing: [{{{mode}, {provider}, randomSamplingPercentage: 5.5, customTags: {{a: {{literal: {{value: b}}}}}}, \
+                 disableSpanReporting: false, enableIstioTags: true, useRequestIdForTraceSampling: true, disableContextPropagation: false}}]}}"
+            ),
+            field if field.starts_with("accessLogging") => format!(
+                "{{accessLogging: [{{{mode}, {provider}, disabled: false, filter: {{expression: response.code >= 400}}}}]}}"
+            ),
+            _ => return None,
+        })
+    });
+}
+
 /// A key set, so that a rule is complete.
 const JWKS: &str = r#"jwks: '{"keys":[{"kty":"EC","crv":"P-256","x":"EB54wykhS7YJFD6RYJNnwbWEz3cI7CF5bCDTXlrwI5k","y":"92bCBTvMFQ8lKbS2MbgjT3YfmYo6HnPEE2tsAqWUJw8"}]}'"#;
 
