@@ -6,7 +6,7 @@ use super::Deviation;
 pub const STRICT_TOKENS: Deviation = Deviation {
     name: "stricter tokens",
     reason: "401 where Envoy's JWT library reads leniently: padding or blanks in base64, empty parts (`..`), JSON with a trailing comma or a bare control \
-             character, duplicate keys, `crit`, an empty `kid` (there: none), `exp: 0` (there: never expires), an ECDSA signature with bytes too many.",
+             character, duplicate keys, `crit`, `exp: 0` (there: never expires), an ECDSA signature with bytes too many.",
 };
 
 /// What a refusal says, where several things are wrong.
@@ -59,7 +59,6 @@ pub const STRICT: &[(&str, &str)] = &[
     ("a comma too many", "payload_not_json"),
     ("a control character", "payload_not_json"),
     ("crit", "crit_unsupported"),
-    ("kid empty", "unknown_kid"),
     ("exp zero", "token_expired"),
     ("signature long", "bad_signature"),
 ];
