@@ -65,10 +65,10 @@ test-envoy: wasm ## the modules in the real Envoy
 	@scripts/setup.sh oidc
 	-@scripts/setup.sh prometheus
 	cargo test $(EMULATED) --test examples --test envoy --test routing --test differential --test end_to_end --test keys --test ratelimit --test observability
-	@cargo build --quiet -p sailcloth-services
-	cargo test -p sailcloth-demo --test demo
 	@scripts/setup.sh redis
 	cargo test -p sailcloth-rls
+	@cargo build --quiet -p sailcloth-services
+	cargo test -p sailcloth-demo --test demo
 
 test-full: test ## and what takes long: soaks, real-time waits, the Envoy versions
 	@scripts/setup.sh matrix
